@@ -1,0 +1,2 @@
+//! carreto
+fn main() {}

@@ -1,0 +1,72 @@
+//! An image on top of its parents.
+
+use crate::{CheckReport, Image, ImageInfo, Limits};
+use async_trait::async_trait;
+use carreto_block::{ByteRange, Extent, Layered, ReadHint, Source, Stamp};
+use carreto_error::Result;
+use std::sync::Arc;
+
+/// A top image whose absent ranges are read from its parent. Its info is the top's.
+#[derive(Debug)]
+pub struct Chained {
+    top: Arc<dyn Image>,
+    parent: Arc<dyn Image>,
+    layers: Layered,
+}
+
+impl Chained {
+    /// Puts `top` on `parent`.
+    pub fn new(top: Arc<dyn Image>, parent: Arc<dyn Image>) -> Self {
+        let layers = Layered::new(top.clone(), parent.clone());
+        Self {
+            top,
+            parent,
+            layers,
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Chained {
+    fn name(&self) -> &str {
+        self.layers.name()
+    }
+
+    fn size(&self) -> u64 {
+        self.layers.size()
+    }
+
+    async fn extents(&self, range: ByteRange, limit: usize) -> Result<Vec<Extent>> {
+        self.layers.extents(range, limit).await
+    }
+
+    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.layers.read_at(offset, buf).await
+    }
+
+    fn files(&self) -> &[Arc<dyn Source>] {
+        self.layers.files()
+    }
+
+    fn hint(&self) -> ReadHint {
+        self.layers.hint()
+    }
+
+    async fn stamp(&self) -> Result<Stamp> {
+        self.layers.stamp().await
+    }
+}
+
+#[async_trait]
+impl Image for Chained {
+    fn info(&self) -> &ImageInfo {
+        self.top.info()
+    }
+
+    async fn check(&self, limits: &Limits) -> Result<CheckReport> {
+        let mut report = self.top.check(limits).await?;
+        let parent = self.parent.check(limits).await?;
+        report.warnings.extend(parent.warnings);
+        Ok(report)
+    }
+}

@@ -1,0 +1,1 @@
+//! Storage back ends: local files, block devices and object stores.
