@@ -204,6 +204,16 @@ impl FetchPlan {
         self.reads.is_empty() && self.opaque.is_empty()
     }
 
+    /// The number of guest bytes that are not known to be zero.
+    pub fn data_len(&self) -> u64 {
+        self.range.len()
+            - self
+                .zeroes
+                .iter()
+                .map(|range| range.len() as u64)
+                .sum::<u64>()
+    }
+
     /// The number of bytes that reading moves, gaps included.
     pub fn read_len(&self) -> u64 {
         let direct = |range: &Range<usize>| range.len() as u64;

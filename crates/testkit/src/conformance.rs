@@ -63,7 +63,7 @@ async fn extents_cover(source: &dyn Source, wanted: &[u8]) {
 async fn reads_agree(source: &dyn Source, wanted: &[u8]) {
     let size = wanted.len();
     let mut rng = Rng::new(size as u64 + 17);
-    let mut check = async |offset: usize, len: usize| {
+    let check = async |offset: usize, len: usize| {
         let mut buf = vec![0xA5; len];
         source.read_at(offset as u64, &mut buf).await.expect("read");
         assert!(
