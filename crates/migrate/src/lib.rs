@@ -1,1 +1,35 @@
-//! The composition root: a job specification becomes pre-checks, a plan, a run, a verification and a report.
+//! The composition root of Carreto: everything that a front end does goes through here.
+//!
+//! A [`JobSpec`] becomes pre-checks, a plan, a run, a verification and a [`Report`]
+//! ([`migrate`]). Beside it are the smaller questions one asks about an image: [`inspect`],
+//! [`check`], [`map`], [`digest`], [`compare`].
+//!
+//! The crate reads no environment and prints nothing: settings come in through [`Setup`], progress
+//! goes out through [`Observer`].
+
+mod check;
+mod content;
+mod image;
+mod inspect;
+mod job;
+mod map;
+mod precheck;
+mod report;
+mod run;
+mod setup;
+mod spec;
+mod system;
+mod target;
+mod watchdog;
+
+pub use carreto_formats::{Format, Warning};
+pub use carreto_store::{StoreConfig, StoreEvent};
+pub use carreto_transfer::{Counters, Difference, Event, Phase, Stop, StopReason};
+pub use check::{CheckOutcome, check};
+pub use content::{Algorithm, compare, digest};
+pub use inspect::{ImageFacts, inspect};
+pub use map::{MapEntry, MapKind, map};
+pub use report::{CopyTotals, ErrorReport, Report, Status, VerifyTotals};
+pub use run::{Plan, migrate, plan};
+pub use setup::{Observer, Quiet, RunEvent, Setup};
+pub use spec::{ImageSpec, JobSpec, Role, Verify};

@@ -35,8 +35,9 @@ pub(crate) fn chunk_digest(offset: u64, bytes: &[u8]) -> Option<ChunkDigest> {
     hasher.map(|hasher| *hasher.finalize().as_bytes())
 }
 
-/// The digests of a run of whole chunks that starts at the chunk-aligned guest byte `offset`.
-pub(crate) fn chunk_digests(offset: u64, bytes: &[u8]) -> Vec<(u64, ChunkDigest)> {
+/// The digests of the chunks with data in `bytes`, which start at the chunk-aligned guest byte
+/// `offset` and end at the end of a chunk or of the disk.
+pub fn chunk_digests(offset: u64, bytes: &[u8]) -> Vec<(u64, ChunkDigest)> {
     let step = CHUNK as usize;
     let at = |index: usize| offset + (index * step) as u64;
     let chunks = bytes.chunks(step).enumerate();

@@ -30,6 +30,7 @@
 mod budget;
 mod compare;
 mod copy;
+mod decode;
 mod digest;
 mod door;
 mod engine;
@@ -48,7 +49,8 @@ mod zero;
 pub use budget::{Budget, Lease};
 pub use compare::{Difference, compare};
 pub use copy::{Body, Copied, copy};
-pub use digest::{CHUNK, ChunkDigest, ContentDigest, LEAF};
+pub use decode::decode_all;
+pub use digest::{CHUNK, ChunkDigest, ContentDigest, LEAF, chunk_digests as chunk_digests_of};
 pub use engine::{CopyOptions, Engine};
 pub use event::{Counters, Event, Observer, Phase, Silent};
 pub use journal::{Journal, JournalHeader, Resumed};

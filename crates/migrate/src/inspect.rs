@@ -1,0 +1,119 @@
+//! What an image is.
+
+use crate::{ImageSpec, Setup, image};
+use carreto_block::{ByteRange, Placement, Source};
+use carreto_error::Result;
+use carreto_formats::{Image, ImageInfo, Warning};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+
+/// What `info` and `check` tell about an image. Sizes are in bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageFacts {
+    /// The version of this document.
+    pub schema_version: u32,
+    /// The image as the user named it.
+    pub image: String,
+    /// The format.
+    pub format: &'static str,
+    /// The variant within the format.
+    pub subformat: String,
+    /// The size of the guest's disk.
+    pub virtual_size: u64,
+    /// The size of the image's files.
+    pub file_size: u64,
+    /// Guest bytes that the image has data for.
+    pub allocated_size: u64,
+    /// The allocation unit, where the format has one.
+    pub cluster_size: Option<u64>,
+    /// The file below, where there is one.
+    pub backing: Option<BackingFacts>,
+    /// What is odd but readable.
+    pub warnings: Vec<WarningFacts>,
+    /// Further facts about the format.
+    pub details: BTreeMap<&'static str, String>,
+}
+
+/// The file below an overlay.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackingFacts {
+    /// The name as the image has it.
+    pub name: String,
+    /// The format that the image records for it.
+    pub format: Option<&'static str>,
+}
+
+/// Something odd that does not keep the image from being read.
+#[derive(Debug, Clone, Serialize)]
+pub struct WarningFacts {
+    /// A stable name.
+    #[serde(serialize_with = "as_str")]
+    pub code: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// The byte of the file.
+    pub offset: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn as_str<S: Serializer>(text: &&'static str, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(text)
+}
+
+impl From<Warning> for WarningFacts {
+    fn from(warning: Warning) -> Self {
+        Self { code: warning.code, text: warning.text, offset: warning.offset }
+    }
+}
+
+/// Opens an image, walks all its metadata and says what it is. Touches no payload.
+///
+/// Cancel safe.
+///
+/// # Errors
+/// What opening and checking the image meets.
+pub async fn inspect(setup: &Setup, spec: &ImageSpec) -> Result<ImageFacts> {
+    let opened = image::open(setup, spec).await?;
+    facts(&spec.location, opened.image.as_ref()).await
+}
+
+pub(crate) async fn facts(location: &str, image: &dyn Image) -> Result<ImageFacts> {
+    let report = image.check(&carreto_formats::Limits::default()).await?;
+    let allocated_size = match report.allocated_size {
+        Some(size) => size,
+        None => mapped_size(image).await?,
+    };
+    let info: &ImageInfo = image.info();
+    let warnings = info.warnings.iter().cloned().chain(report.warnings);
+    Ok(ImageFacts {
+        schema_version: 1,
+        image: location.to_owned(),
+        format: info.format.name(),
+        subformat: info.subformat.clone(),
+        virtual_size: info.virtual_size,
+        file_size: info.file_size,
+        allocated_size,
+        cluster_size: info.cluster_size,
+        backing: info.backing.as_ref().map(|backing| BackingFacts {
+            name: backing.name.clone(),
+            format: backing.format.map(carreto_formats::Format::name),
+        }),
+        warnings: warnings.map(WarningFacts::from).collect(),
+        details: info.details.iter().cloned().collect(),
+    })
+}
+
+/// Bytes of a source that are not known to be zero.
+pub(crate) async fn mapped_size(source: &dyn Source) -> Result<u64> {
+    let mut rest = ByteRange::whole(source.size());
+    let mut mapped = 0;
+    while !rest.is_empty() {
+        for extent in source.extents(rest, 4096).await? {
+            rest = rest.split_at(extent.range.end()).1;
+            if !matches!(extent.placement, Placement::Zero | Placement::Absent) {
+                mapped += extent.range.len();
+            }
+        }
+    }
+    Ok(mapped)
+}
