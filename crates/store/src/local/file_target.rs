@@ -1,0 +1,227 @@
+//! A regular file that stands for a disk.
+
+use super::calls::{blocking, target_error, write_all, write_hopping};
+use super::direct::DirectFile;
+use super::lock;
+use super::node::{self, Node};
+use super::sync::Syncer;
+use super::zero::{self, Zeroer};
+use async_trait::async_trait;
+use carreto_block::{ALIGNMENT, ByteRange, LocalWrite, Source, Target, TargetCaps, TargetExt as _};
+use carreto_error::{Error, IoSide, Kind, Result};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes that one call zeroes at most.
+const ZERO_STEP: u64 = 64 << 30;
+
+/// A regular file of a fixed size, locked against other runs for as long as a handle or a call on
+/// it lives.
+///
+/// A clone is another handle on the same open file. Writes go through the page cache and allocate
+/// as they go; nothing is allocated beforehand. A dropped async call may go on writing its bytes
+/// on a blocking thread for a moment.
+#[derive(Debug, Clone)]
+pub struct FileTarget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    path: PathBuf,
+    fd: OwnedFd,
+    stat: Stat,
+    size: u64,
+    caps: TargetCaps,
+    zeroer: Zeroer,
+    syncer: Syncer,
+}
+
+impl FileTarget {
+    /// Creates `path` as a file of `size` bytes that all read as zero. The first flush makes its
+    /// name durable too. Should this fail after the file was created, the file is removed.
+    ///
+    /// # Errors
+    /// `Usage` when `path` exists (also as a dangling link) or names no file; `NotFound` for its
+    /// directory; `TargetUnusable` when the file system takes no file of that size.
+    pub fn create_new(path: impl AsRef<Path>, size: u64) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.to_string_lossy().into_owned();
+        let fail = |operation| {
+            let name = name.clone();
+            move |errno| target_error(operation, &name, errno)
+        };
+        let leaf = path
+            .file_name()
+            .ok_or_else(|| Error::new(Kind::Usage, "the path does not name a file").path(&*name))?;
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
+            .map_err(fail("open the directory"))?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o666);
+        let fd = rustix::fs::openat(&directory, leaf, flags, mode).map_err(|errno| {
+            if errno == rustix::io::Errno::EXIST {
+                return Error::new(Kind::Usage, "it exists already")
+                    .during("create")
+                    .path(&*name);
+            }
+            target_error("create", &name, errno)
+        })?;
+        let prepared = lock::exclusive(&fd, &name).and_then(|()| {
+            rustix::fs::ftruncate(&fd, size).map_err(fail("set the size"))?;
+            rustix::fs::fstat(&fd).map_err(fail("look at"))
+        });
+        match prepared {
+            Ok(stat) => {
+                let syncer = Syncer::with_directory(directory);
+                Ok(Self::from_parts(path, fd, stat, size, true, syncer))
+            }
+            Err(error) => {
+                // The file is this call's own and holds nothing; failing to remove it changes
+                // nothing about the error.
+                let _ = rustix::fs::unlinkat(&directory, leaf, AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the existing file `path`, following links, as a disk of the size that it has.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`; `Usage` for anything but a regular file; `Locked` when another run
+    /// has it; `TargetUnusable` when it is read-only.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.to_string_lossy().into_owned();
+        let (fd, stat, node) = node::open(path, OFlags::RDWR, IoSide::Target)?;
+        if node == Node::Device {
+            let text = "it is a block device, expected a regular file";
+            return Err(Error::new(Kind::Usage, text).path(name));
+        }
+        lock::exclusive(&fd, &name)?;
+        // The size of before the lock may be that of another run's half-made file.
+        let stat_locked =
+            rustix::fs::fstat(&fd).map_err(|errno| target_error("look at", &name, errno))?;
+        node::require_same(&stat, &stat_locked, &name)?;
+        let size = node::size_of(&fd, &stat_locked, node, &name)?;
+        Ok(Self::from_parts(
+            path,
+            fd,
+            stat_locked,
+            size,
+            false,
+            Syncer::default(),
+        ))
+    }
+
+    fn from_parts(
+        path: &Path,
+        fd: OwnedFd,
+        stat: Stat,
+        size: u64,
+        known_zero: bool,
+        syncer: Syncer,
+    ) -> Self {
+        let caps = TargetCaps {
+            alignment: 1,
+            known_zero,
+            fast_zero: zero::can_punch(fd.as_fd(), size),
+            device: false,
+        };
+        Self(Arc::new(Inner {
+            name: path.to_string_lossy().into_owned(),
+            path: node::absolute(path),
+            fd,
+            stat,
+            size,
+            caps,
+            zeroer: Zeroer::default(),
+            syncer,
+        }))
+    }
+
+    fn fail(&self, operation: &'static str, errno: rustix::io::Errno) -> Error {
+        target_error(operation, &self.0.name, errno)
+    }
+}
+
+#[async_trait]
+impl Target for FileTarget {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    fn caps(&self) -> TargetCaps {
+        self.0.caps
+    }
+
+    async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_range(offset, data.len() as u64)?;
+        write_hopping(self, offset, data).await
+    }
+
+    async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
+        let target = self.clone();
+        blocking(move || target.zero_local(range)).await
+    }
+
+    async fn discard(&self, range: ByteRange) -> Result<()> {
+        self.check_range(range.start(), range.len())?;
+        let target = self.clone();
+        blocking(move || {
+            let zeroer = &target.0.zeroer;
+            zeroer
+                .discard(target.0.fd.as_fd(), range)
+                .map_err(|errno| target.fail("discard", errno).offset(range.start()))
+        })
+        .await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let target = self.clone();
+        blocking(move || target.0.syncer.sync(&target.0.fd, &target.0.name)).await
+    }
+
+    async fn reader(&self) -> Result<Arc<dyn Source>> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let file = DirectFile::open(&inner.path, &inner.stat, inner.size, ALIGNMENT)?;
+            Ok(Arc::new(file) as Arc<dyn Source>)
+        })
+        .await
+    }
+
+    fn as_local(&self) -> Option<&dyn LocalWrite> {
+        Some(self)
+    }
+}
+
+impl LocalWrite for FileTarget {
+    fn write_local(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_range(offset, data.len() as u64)?;
+        write_all(self.0.fd.as_fd(), offset, data)
+            .map_err(|errno| self.fail("write", errno).offset(offset))
+    }
+
+    fn zero_local(&self, range: ByteRange) -> Result<()> {
+        self.check_range(range.start(), range.len())?;
+        let fd = self.0.fd.as_fd();
+        range.chunks(ZERO_STEP).try_for_each(|piece| {
+            let done = self.0.zeroer.allocate(fd, piece);
+            if done.map_err(|errno| self.fail("zero", errno).offset(piece.start()))? {
+                return Ok(());
+            }
+            zero::write_zeros(piece, |at, zeros| self.write_local(at, zeros))
+        })
+    }
+}
