@@ -105,7 +105,12 @@ pub(crate) async fn facts(location: &str, image: &dyn Image) -> Result<ImageFact
 
 /// Bytes of a source that are not known to be zero.
 pub(crate) async fn mapped_size(source: &dyn Source) -> Result<u64> {
-    let mut rest = ByteRange::whole(source.size());
+    mapped_size_in(source, ByteRange::whole(source.size())).await
+}
+
+/// Bytes of a range of a source that are not known to be zero.
+pub(crate) async fn mapped_size_in(source: &dyn Source, range: ByteRange) -> Result<u64> {
+    let mut rest = range;
     let mut mapped = 0;
     while !rest.is_empty() {
         for extent in source.extents(rest, 4096).await? {

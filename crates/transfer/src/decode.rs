@@ -20,7 +20,9 @@ pub async fn decode_all(engine: &Engine, source: Arc<dyn Source>) -> Result<u64>
     let mut decoded = 0;
     while let Some(work) = walker.next().await? {
         engine.stop.check()?;
-        let Work::Data(range, extents) = work else { continue };
+        let Work::Data(range, extents) = work else {
+            continue;
+        };
         let packed: Vec<Extent> = extents.into_iter().map(only_packed).collect();
         let item = engine.plan(&source, range, &packed).await?;
         let parallel = engine.parallel(source.as_ref(), item.is_local());

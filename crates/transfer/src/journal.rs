@@ -105,6 +105,16 @@ impl Journal {
         Ok(read(path)?.map(|contents| contents.header))
     }
 
+    /// What [`Self::resume`] would call done; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub fn peek_done(path: &Path, boot: &str) -> Result<RangeSet> {
+        Ok(read(path)?
+            .map(|contents| contents.split(boot).1.done)
+            .unwrap_or_default())
+    }
+
     /// Continues the journal at `path`, if there is one. `boot` is the system's current boot.
     ///
     /// The file is rewritten with what still counts.
@@ -115,13 +125,7 @@ impl Journal {
         let Some(contents) = read(path)? else {
             return Ok(None);
         };
-        let (durable, rest) = contents.operations.split_at(contents.flushed);
-        let mut flushed = Resumed::default();
-        flushed.replay(durable);
-        let mut all = flushed.clone();
-        if contents.header.boot == boot {
-            all.replay(rest);
-        }
+        let (flushed, mut all) = contents.split(boot);
         for (range, data) in contents.begun.values() {
             if !all.done.contains(*range) {
                 all.resent += data;
@@ -335,6 +339,18 @@ fn parse(bytes: &[u8]) -> Result<Contents> {
 }
 
 impl Contents {
+    /// What is durable, and what a run on `boot` may trust.
+    fn split(&self, boot: &str) -> (Resumed, Resumed) {
+        let (durable, rest) = self.operations.split_at(self.flushed);
+        let mut flushed = Resumed::default();
+        flushed.replay(durable);
+        let mut all = flushed.clone();
+        if self.header.boot == boot {
+            all.replay(rest);
+        }
+        (flushed, all)
+    }
+
     /// Adds a frame; `None` when its payload makes no sense.
     fn take(&mut self, kind: u8, payload: &[u8]) -> Option<()> {
         match kind {

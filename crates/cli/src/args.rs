@@ -1,0 +1,230 @@
+//! The grammar of the command line. Parsing has no side effects.
+
+use crate::quantity::{parse_duration, parse_size};
+use carreto_migrate::{Algorithm, Format, ImageSpec};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Moves disk images into a cloud: an image in a store becomes a verified disk.
+#[derive(Debug, Parser)]
+#[command(
+    name = "carreto",
+    version,
+    max_term_width = 80,
+    propagate_version = true,
+    after_help = "Examples:\n  \
+        carreto migrate disk.qcow2 disk.raw\n  \
+        carreto migrate s3://images/web01.vmdk /dev/vdb --role system --yes\n  \
+        carreto info disk.vhd --output json\n  \
+        carreto digest disk.qcow2 --algorithm sha256\n\n\
+        Exit codes: 0 done, 2 usage, 4 not found, 5 store unavailable (rerun resumes),\n\
+        6 verification failed or target too small, 7 image damaged, 8 not supported,\n\
+        9 refused for safety, 10 access denied, 11 target not usable, 12 locked,\n\
+        13 timeout, 14 input/output error, 130/143 interrupted, 1 internal."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Global {
+    /// How results are printed on stdout and errors on stderr
+    #[arg(long, short = 'o', global = true, value_enum, default_value = "text", env = "CARRETO_OUTPUT")]
+    pub(crate) output: Output,
+    /// How progress is shown on stderr
+    #[arg(long, global = true, value_enum, default_value = "auto", env = "CARRETO_PROGRESS")]
+    pub(crate) progress: ProgressStyle,
+    /// Time between progress lines
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s",
+          value_parser = parse_duration, env = "CARRETO_PROGRESS_INTERVAL")]
+    pub(crate) progress_interval: Duration,
+    /// A configuration file instead of the user's and the system's
+    #[arg(long, global = true, value_name = "FILE", env = "CARRETO_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressStyle {
+    /// A bar on a terminal, lines elsewhere
+    Auto,
+    /// A bar
+    Tty,
+    /// A line every interval
+    Plain,
+    /// A JSON object every interval
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what an image is; reads no payload
+    Info {
+        #[command(flatten)]
+        image: ImageArgs,
+    },
+    /// Check that an image is whole
+    Check {
+        #[command(flatten)]
+        image: ImageArgs,
+        /// Walk the metadata only; do not decode compressed data
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Print where the bytes of an image are
+    Map {
+        #[command(flatten)]
+        image: ImageArgs,
+    },
+    /// Print the digest of the bytes a guest would read
+    Digest {
+        #[command(flatten)]
+        image: ImageArgs,
+        /// blake3 and sha256 equal b3sum and sha256sum of the raw disk; sha256-nonzero64k and
+        /// sparse take time for the data only
+        #[arg(long, default_value = "blake3", value_name = "NAME")]
+        algorithm: Algorithm,
+    },
+    /// Compare the bytes that guests would read from two images
+    Compare {
+        /// An image, as a path or URL
+        a: String,
+        /// Another image
+        b: String,
+        #[command(flatten)]
+        open: OpenArgs,
+    },
+    /// Write an image onto a disk, verify it, and report
+    Migrate(MigrateArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages into a directory
+    Man {
+        /// Where to write one page for every command
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// An image and how to open it.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ImageArgs {
+    /// The image: a path, or a URL (file, s3, cos, gs, az, http, https)
+    pub(crate) image: String,
+    /// The format; found out from the bytes by default
+    #[arg(long, short = 'f', value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+/// How to open images.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct OpenArgs {
+    /// Allow the image to name files inside this directory (repeatable)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_dir: Vec<String>,
+    /// Read an internal snapshot, by name or id, instead of the active state
+    #[arg(long, value_name = "NAME")]
+    pub(crate) snapshot: Option<String>,
+    /// Read a VHD although its checksums are wrong
+    #[arg(long)]
+    pub(crate) ignore_checksum: bool,
+}
+
+impl OpenArgs {
+    pub(crate) fn spec(&self, location: &str, format: Option<Format>) -> ImageSpec {
+        ImageSpec {
+            location: location.to_owned(),
+            format,
+            snapshot: self.snapshot.clone(),
+            allow_dirs: self.allow_dir.clone(),
+            ignore_checksum: self.ignore_checksum,
+        }
+    }
+}
+
+impl ImageArgs {
+    pub(crate) fn spec(&self) -> ImageSpec {
+        self.open.spec(&self.image, self.format)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    carreto migrate disk.qcow2 disk.raw\n  \
+    carreto migrate s3://images/web01.qcow2 /dev/vdb --yes\n\n\
+    Run the same command again to resume an interrupted migration.")]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// A block device, or a file; a missing file is created with the image's virtual size
+    pub(crate) target: PathBuf,
+    /// What the disk will be used for
+    #[arg(long, value_enum)]
+    pub(crate) role: Option<RoleArg>,
+    /// How the result is verified
+    #[arg(long, value_enum, default_value = "full")]
+    pub(crate) verify: VerifyArg,
+    /// End with "task timeout" after this time, for example 90m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// End with "task timeout" when nothing moves for this time
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = parse_duration)]
+    pub(crate) stall_timeout: Duration,
+    /// Memory for everything in flight
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+    /// Read at most this much from the store each second, for example 10M
+    #[arg(long, value_name = "RATE", value_parser = parse_size)]
+    pub(crate) limit_rate: Option<u64>,
+    /// Where journals, locks and reports lie
+    #[arg(long, value_name = "DIR", env = "CARRETO_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Begin again instead of resuming
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// Do all checks, print the plan, write nothing
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Overwrite a block device without asking
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+}
+
+/// What the disk will be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    /// A server boots from it
+    System,
+    /// A server mounts it
+    Data,
+}
+
+/// How the result is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyArg {
+    /// Read everything back, past the page cache, and compare digests
+    Full,
+    /// Do not read back
+    None,
+}

@@ -1,0 +1,54 @@
+//! From parsed arguments to calls, and from results to output.
+
+mod about;
+mod image;
+mod migrate;
+
+use crate::args::{Args, Command, Global};
+use crate::progress::Progress;
+use crate::{settings, signals};
+use carreto_error::Result;
+use carreto_migrate::{Setup, Stop};
+use std::sync::Arc;
+
+/// Runs the command.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { global, command } = args;
+    match command {
+        Command::Completions { shell } => about::completions(shell),
+        Command::Man { dir } => about::man(dir.as_deref()),
+        command => {
+            let progress = Progress::new(&global);
+            let setup = setup(&global, &progress)?;
+            let outcome = run_with(&setup, &global, command, &progress).await;
+            progress.end();
+            outcome
+        }
+    }
+}
+
+async fn run_with(
+    setup: &Setup,
+    global: &Global,
+    command: Command,
+    progress: &Progress,
+) -> Result<()> {
+    let output = global.output;
+    match command {
+        Command::Info { image } => image::info(setup, &image, output).await,
+        Command::Check { image, quick } => image::check(setup, &image, quick, output).await,
+        Command::Map { image } => image::map(setup, &image, output).await,
+        Command::Digest { image, algorithm } => {
+            image::digest(setup, &image, algorithm, output).await
+        }
+        Command::Compare { a, b, open } => image::compare(setup, &a, &b, &open, output).await,
+        Command::Migrate(args) => migrate::run(setup, &args, output, progress).await,
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+fn setup(global: &Global, progress: &Arc<Progress>) -> Result<Setup> {
+    let stop = Stop::default();
+    signals::listen(stop.clone())?;
+    Ok(Setup { stores: settings::stores(global)?, observer: progress.clone(), stop })
+}
