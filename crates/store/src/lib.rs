@@ -2,4 +2,6 @@
 
 mod local;
 
-pub use local::{FileTarget, LocalFile};
+pub use local::{
+    DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
+};
