@@ -3,5 +3,6 @@
 mod local;
 
 pub use local::{
-    DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
+    DeviceTarget, DirectoryGate, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind,
+    directory_of, grant, inspect_target,
 };

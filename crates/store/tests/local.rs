@@ -1,5 +1,6 @@
 //! Local files as sources and targets: the suites, and what only files have.
 #![expect(
+    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     reason = "tests count bytes in usize, and their disks are small"
 )]
