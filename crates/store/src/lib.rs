@@ -2,4 +2,7 @@
 
 mod local;
 
-pub use local::{FileTarget, LocalFile};
+pub use local::{
+    DeviceTarget, DirectoryGate, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind,
+    directory_of, grant, inspect_target,
+};

@@ -1,5 +1,6 @@
 //! Local files as sources and targets: the suites, and what only files have.
 #![expect(
+    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     reason = "tests count bytes in usize, and their disks are small"
 )]
@@ -72,25 +73,26 @@ async fn a_file_that_was_cut_off_is_never_zeros() {
         let error = source.read_local(MIB as u64, &mut buf[..1]).unwrap_err();
         assert_eq!(error.kind(), Kind::Truncated);
         for start in [0, MIB as u64, 3 * MIB as u64 / 2] {
-            let range = ByteRange::new(start, 2 * MIB as u64).unwrap();
-            let mut end = start;
-            let error = loop {
-                match source
-                    .extents(ByteRange::new(end, range.end()).unwrap(), 1)
-                    .await
-                {
-                    Ok(list) => {
-                        let last = list.last().unwrap();
-                        assert!(matches!(last.placement, Placement::Opaque), "{list:?}");
-                        end = last.range.end();
-                        assert!(end < range.end(), "the cut was not noticed: {list:?}");
-                    }
-                    Err(error) => break error,
-                }
-            };
-            assert_eq!(error.kind(), Kind::Truncated);
+            assert_eq!(map_to_the_end(&source, start).await.kind(), Kind::Truncated);
         }
         assert_ne!(source.stamp().await.unwrap(), stamp);
+    }
+}
+
+/// Maps from `start` on, sees no hole, and returns the error that must come before the end.
+async fn map_to_the_end(source: &LocalFile, start: u64) -> carreto_error::Error {
+    let mut at = start;
+    loop {
+        let rest = ByteRange::new(at, source.size()).unwrap();
+        match source.extents(rest, 1).await {
+            Ok(extents) => {
+                let end = extents.last().unwrap();
+                assert!(matches!(end.placement, Placement::Opaque), "{extents:?}");
+                at = end.range.end();
+                assert!(at < source.size(), "the cut was not noticed: {extents:?}");
+            }
+            Err(error) => return error,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use carreto_block::{
 };
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::fs::{Advice, CWD, Mode, OFlags, Stat};
+use rustix::fs::{Advice, OFlags, Stat};
 use rustix::io::Errno;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,14 +48,13 @@ impl DirectFile {
     pub(super) fn open(path: &Path, stat: &Stat, size: u64, unit: usize) -> Result<Self> {
         let name = path.to_string_lossy().into_owned();
         let (plain, now, node) = node::open(path, OFlags::RDONLY, IoSide::Target)?;
-        node::require_same(stat, &now, &name)?;
+        node::require_same(stat, &now, node, &name)?;
         // A second open and not a changed flag: the flag would be shared with `plain`.
-        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let direct = rustix::fs::openat(CWD, path, flags, Mode::empty()).ok();
+        let direct = node::open_checked(path, OFlags::RDONLY | OFlags::DIRECT).ok();
         if let Some(direct) = &direct {
             let now = rustix::fs::fstat(direct)
                 .map_err(|errno| source_error("open for reading back", &name, errno))?;
-            node::require_same(stat, &now, &name)?;
+            node::require_same(stat, &now, node, &name)?;
         }
         // Both advices may be refused; the content read is the same.
         let _ = rustix::fs::fadvise(&plain, 0, None, Advice::DontNeed);

@@ -99,21 +99,19 @@ impl FileTarget {
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
-        let (fd, stat, node) = node::open(path, OFlags::RDWR, IoSide::Target)?;
+        let (fd, _, node) = node::open(path, OFlags::RDWR, IoSide::Target)?;
         if node == Node::Device {
             let text = "it is a block device, expected a regular file";
             return Err(Error::new(Kind::Usage, text).path(name));
         }
         lock::exclusive(&fd, &name)?;
         // The size of before the lock may be that of another run's half-made file.
-        let stat_locked =
-            rustix::fs::fstat(&fd).map_err(|errno| target_error("look at", &name, errno))?;
-        node::require_same(&stat, &stat_locked, &name)?;
-        let size = node::size_of(&fd, &stat_locked, node, &name)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| target_error("look at", &name, errno))?;
+        let size = node::size_of(&fd, &stat, node, &name)?;
         Ok(Self::from_parts(
             path,
             fd,
-            stat_locked,
+            stat,
             size,
             false,
             Syncer::default(),

@@ -21,3 +21,10 @@ pub(super) fn exclusive(fd: &OwnedFd, name: &str) -> Result<()> {
         Err(errno) => Err(target_error("lock", name, errno)),
     }
 }
+
+/// Whether somebody holds [`exclusive`] on the open file. Readers of a device, such as the device
+/// manager while it probes, share their lock and are not meant.
+pub(super) fn is_held(fd: &OwnedFd) -> bool {
+    let shared = rustix::fs::flock(fd, FlockOperation::NonBlockingLockShared);
+    shared == Err(Errno::WOULDBLOCK)
+}

@@ -55,13 +55,26 @@ impl Node {
 pub(super) fn open(path: &Path, flags: OFlags, side: IoSide) -> Result<(OwnedFd, Stat, Node)> {
     let name = path.to_string_lossy();
     let fail = |errno: Errno| Error::io(side, "open", &*name, errno.into());
-    // Looking first keeps devices untouched; looking again afterwards makes it true.
-    Node::require(&rustix::fs::stat(path).map_err(fail)?, &name, side)?;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(fail)?;
+    check(path, side)?;
+    let fd = open_checked(path, flags).map_err(fail)?;
     let stat = rustix::fs::fstat(&fd).map_err(fail)?;
     let node = Node::require(&stat, &name, side)?;
     Ok((fd, stat, node))
+}
+
+/// Looks at what `path` names without opening it, so that devices which act when opened are left
+/// alone. The caller looks again at what it opened, which makes the answer true.
+pub(super) fn check(path: &Path, side: IoSide) -> Result<Node> {
+    let name = path.to_string_lossy();
+    let stat =
+        rustix::fs::stat(path).map_err(|errno| Error::io(side, "open", &*name, errno.into()))?;
+    Node::require(&stat, &name, side)
+}
+
+/// Opens what [`check`] accepted.
+pub(super) fn open_checked(path: &Path, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
 }
 
 /// The number of bytes; a device has no size in its `stat`, but an end to seek to.
@@ -84,10 +97,9 @@ pub(super) fn identity_of(stat: &Stat, node: Node) -> String {
     }
 }
 
-/// Checks that the file opened a second time is the one opened first.
-pub(super) fn require_same(first: &Stat, second: &Stat, name: &str) -> Result<()> {
-    let key = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_rdev);
-    if key(first) == key(second) {
+/// Checks that the file or device opened a second time is the one opened first.
+pub(super) fn require_same(first: &Stat, second: &Stat, node: Node, name: &str) -> Result<()> {
+    if Node::of(second) == Ok(node) && identity_of(first, node) == identity_of(second, node) {
         return Ok(());
     }
     let text = "the path names another file than when it was opened";

@@ -1,5 +1,9 @@
 //! What the tests of local files share.
 #![allow(dead_code, reason = "every test binary uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests that cannot go on ends the test"
+)]
 
 use std::fs::File;
 use std::io::Write as _;
@@ -34,6 +38,7 @@ pub(crate) fn write_sparse(path: &Path, bytes: &[u8]) {
 
 /// Says that something was not tested. The handle itself, because what a passing test prints
 /// through the macros is not shown.
+#[expect(clippy::explicit_write, reason = "eprintln is captured")]
 pub(crate) fn skip(what: &str) {
     writeln!(std::io::stderr(), "SKIPPED {what}").unwrap();
 }
