@@ -3,7 +3,7 @@
 use crate::args::{Global, ProgressStyle};
 use crate::console;
 use crate::quantity::{show_duration, show_size};
-use carreto_migrate::{Event, Observer, Phase, RunEvent};
+use carreto_migrate::{Event, Observer, Phase, RunEvent, StoreEvent};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,8 +145,20 @@ impl Observer for Progress {
             }
             RunEvent::Engine(Event::Advanced { phase, data, .. }) => self.advance(*phase, *data),
             RunEvent::Note(text) => self.note(text),
-            RunEvent::Store(event) => self.note(&event.to_string()),
+            RunEvent::Store(event) => self.note(&describe(event)),
             _ => {}
         }
+    }
+}
+
+fn describe(event: &StoreEvent) -> String {
+    match event {
+        StoreEvent::Retry { object, reason, delay, .. } => {
+            format!("{object}: {reason}; asking again in {}", show_duration(*delay))
+        }
+        StoreEvent::Throttled { object, reason, delay, .. } => {
+            format!("{object}: throttled ({reason}); going on in {}", show_duration(*delay))
+        }
+        _ => "the store reported something new".into(),
     }
 }

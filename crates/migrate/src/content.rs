@@ -1,7 +1,7 @@
 //! Digests and comparisons of what a guest would read.
 
 use crate::{ImageSpec, Setup, image};
-use carreto_block::{ByteRange, Source};
+use carreto_block::{ByteRange, Source as _};
 use carreto_error::{Error, Kind, Result};
 use carreto_transfer::{
     ContentDigest, CopyOptions, Difference, LEAF, Piece, chunk_digests_of, is_zero, scan_ordered,

@@ -32,4 +32,6 @@ pub use map::{MapEntry, MapKind, map};
 pub use report::{CopyTotals, ErrorReport, Report, Status, VerifyTotals};
 pub use run::{Plan, migrate, plan};
 pub use setup::{Observer, Quiet, RunEvent, Setup};
+pub use inspect::{BackingFacts, WarningFacts};
 pub use spec::{ImageSpec, JobSpec, Role, Verify};
+pub use target::TargetState;

@@ -1,0 +1,106 @@
+//! The disk that is written: looking at it, and opening it.
+
+use carreto_block::Target;
+use carreto_error::Result;
+use carreto_store::{
+    DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
+};
+use serde::Serialize;
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the target is before a run. Sizes are in bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetState {
+    /// The path as the user named it.
+    pub path: String,
+    /// `missing`, `file`, `device` or `other`.
+    pub kind: &'static str,
+    /// The size, unless it is missing.
+    pub size: Option<u64>,
+    /// What the file system of a file can still take.
+    pub free: Option<u64>,
+    /// What a file takes on its file system already.
+    #[serde(skip)]
+    pub(crate) allocated: u64,
+    /// Device and inode, or device number.
+    #[serde(skip)]
+    pub(crate) identity: Option<String>,
+    #[serde(skip)]
+    pub(crate) obstacles: Vec<Obstacle>,
+}
+
+/// A target that is open for writing.
+#[derive(Debug)]
+pub(crate) struct OpenTarget {
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) identity: String,
+    /// It was created just now and reads as zeros.
+    pub(crate) created: bool,
+}
+
+impl TargetState {
+    pub(crate) fn is_device(&self) -> bool {
+        self.kind == "device"
+    }
+
+    /// Whether `path` is the target under whatever name.
+    pub(crate) fn is_same_file(&self, path: &Path) -> bool {
+        let (Ok(one), Ok(other)) = (std::fs::metadata(&self.path), std::fs::metadata(path)) else {
+            return false;
+        };
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    }
+
+    pub(crate) fn is_missing(&self) -> bool {
+        self.kind == "missing"
+    }
+}
+
+impl fmt::Display for TargetState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.size {
+            Some(size) => write!(f, "{} ({}, {size} bytes)", self.path, self.kind),
+            None => write!(f, "{} (will be created)", self.path),
+        }
+    }
+}
+
+/// Looks at the target without changing it.
+pub(crate) fn inspect(path: &Path) -> Result<TargetState> {
+    let TargetFacts { kind, size, free, allocated, obstacles, .. } = inspect_target(path)?;
+    let exists = matches!(kind, TargetKind::File | TargetKind::Device);
+    let identity = match exists && obstacles.is_empty() {
+        true => Some(LocalFile::open(path)?.identity().to_owned()),
+        false => None,
+    };
+    Ok(TargetState {
+        path: path.display().to_string(),
+        kind: match kind {
+            TargetKind::Missing => "missing",
+            TargetKind::File => "file",
+            TargetKind::Device => "device",
+            TargetKind::Other => "other",
+        },
+        size: exists.then_some(size),
+        free,
+        allocated,
+        identity,
+        obstacles,
+    })
+}
+
+/// Opens the target exclusively; creates a missing file with `size` bytes.
+pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTarget> {
+    let target: Arc<dyn Target> = if state.is_device() {
+        Arc::new(DeviceTarget::open(path)?)
+    } else if state.is_missing() {
+        Arc::new(FileTarget::create_new(path, size)?)
+    } else {
+        Arc::new(FileTarget::open_existing(path)?)
+    };
+    let identity = LocalFile::open(path)?.identity().to_owned();
+    Ok(OpenTarget { target, identity, created: state.is_missing() })
+}
