@@ -5,7 +5,7 @@ use super::direct::DirectFile;
 use super::lock;
 use super::node::{self, Node};
 use super::sync::Syncer;
-use super::sysfs::Sysfs;
+use super::sysfs::{BlockDevice, Sysfs};
 use super::zero::{self, Zeroer};
 use async_trait::async_trait;
 use carreto_block::{
@@ -66,20 +66,25 @@ impl DeviceTarget {
         let fd = open_exclusive(path).map_err(|errno| refusal(path, &name, errno))?;
         let fail = |errno| target_error("look at", &name, errno);
         let stat = rustix::fs::fstat(&fd).map_err(fail)?;
-        if Node::require(&stat, &name, IoSide::Target)? != Node::Device {
-            let text = "it was replaced by a regular file";
-            return Err(Error::new(Kind::TargetUnusable, text).path(name));
+        let sysfs = Sysfs::system().device(stat.st_rdev);
+        if Node::of(&stat) != Ok(Node::Device) {
+            return Err(unusable(
+                "the path was given to another file just now",
+                &name,
+            ));
+        }
+        // Linux opens a read-only device for writing and refuses the writes.
+        if sysfs.as_ref().is_some_and(BlockDevice::read_only) {
+            return Err(read_only_error(&name));
         }
         // Keeps the device manager from probing half-written content, and lets another run tell
         // this one from a mount. Ownership rests on the exclusive open, so a refusal is no error.
         let _ = lock::exclusive(&fd, &name);
         let size = node::size_of(&fd, &stat, Node::Device, &name)?;
         if size == 0 {
-            let text = "the device has no medium: its size is 0";
-            return Err(Error::new(Kind::TargetUnusable, text).path(name));
+            return Err(unusable("the device has no medium: its size is 0", &name));
         }
         let block = rustix::fs::ioctl_blksszget(&fd).map_err(fail)?.max(1);
-        let sysfs = Sysfs::system().device(stat.st_rdev);
         let caps = TargetCaps {
             alignment: block,
             known_zero: false,
@@ -208,19 +213,24 @@ fn refusal(path: &Path, name: &str, errno: Errno) -> Error {
         Errno::BUSY if locked_elsewhere(path) => Error::new(Kind::Locked, "another run has it")
             .during("open")
             .path(name),
-        Errno::BUSY => Error::new(
-            Kind::TargetUnusable,
+        Errno::BUSY => unusable(
             "it is in use: it or a part of it is mounted, or another device or program holds it",
-        )
-        .during("open")
-        .path(name),
-        Errno::ACCESS | Errno::PERM | Errno::ROFS if read_only(path) => {
-            Error::new(Kind::TargetUnusable, "the device is read-only")
-                .during("open")
-                .path(name)
-        }
+            name,
+        ),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS if read_only(path) => read_only_error(name),
         errno => target_error("open", name, errno),
     }
+}
+
+fn unusable(problem: &'static str, name: &str) -> Error {
+    Error::new(Kind::TargetUnusable, problem)
+        .during("open")
+        .path(name)
+}
+
+fn read_only_error(name: &str) -> Error {
+    unusable("the device is read-only", name)
+        .remedied_by(format!("make {name} writable (blockdev --setrw) and retry"))
 }
 
 /// Whether somebody holds the lock that a run takes on its device.

@@ -5,6 +5,8 @@
     reason = "a helper of tests that cannot go on ends the test"
 )]
 
+pub(crate) mod machine;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
