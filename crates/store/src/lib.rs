@@ -1,1 +1,10 @@
 //! Storage back ends: local files, block devices and object stores.
+
+mod config;
+mod object;
+mod url;
+
+pub use config::{Credentials, Secret, StoreConfig, StoreSettings};
+pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
+pub use object::{SilentObserver, StoreEvent, StoreObserver};
+pub use url::{Location, ObjectUrl, Scheme};
