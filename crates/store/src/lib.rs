@@ -6,3 +6,11 @@ pub use local::{
     DeviceTarget, DirectoryGate, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind,
     directory_of, grant, inspect_target,
 };
+mod config;
+mod object;
+mod url;
+
+pub use config::{Credentials, Secret, StoreConfig, StoreSettings};
+pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
+pub use object::{SilentObserver, StoreEvent, StoreObserver};
+pub use url::{Location, ObjectUrl, Scheme};

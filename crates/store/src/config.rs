@@ -1,0 +1,112 @@
+//! Which settings a store is used with, and where they come from.
+//!
+//! This crate reads no environment and no file on its own: the front end hands in texts. Three
+//! layers combine, field by field: flags over the environment over the configuration file; a
+//! shared credentials file of the AWS tools lies between the last two. Credentials are one field,
+//! so a key never meets the secret of another layer.
+
+mod env;
+mod file;
+mod profile;
+mod secret;
+mod settings;
+
+pub use secret::Secret;
+pub use settings::{Credentials, StoreSettings};
+
+use crate::url::{ObjectUrl, Scheme};
+use carreto_error::Result;
+use file::FileSettings;
+use std::collections::BTreeMap;
+
+/// The settings of all stores, before one is chosen.
+///
+/// ```
+/// use carreto_store::StoreConfig;
+///
+/// let file = r#"
+///     [store]
+///     retry_for = "10m"
+///     [store.s3]
+///     endpoint = "https://minio.example.org:9000"
+/// "#;
+/// let environment = [("AWS_REGION", "eu-central-1")];
+/// let config = StoreConfig::new().with_file(file)?.with_env(environment)?;
+/// # Ok::<(), carreto_error::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    file: FileSettings,
+    profile: StoreSettings,
+    env: BTreeMap<Scheme, StoreSettings>,
+    flags: StoreSettings,
+}
+
+impl StoreConfig {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the `[store]` tables of the text of a configuration file; other tables are left to
+    /// their owners.
+    ///
+    /// `[store]` holds for every store, `[store.s3]` for a scheme (`s3`, `cos`, `gs`, `az`,
+    /// `http` for both web schemes) and `[store.s3.buckets.NAME]` for a bucket or host.
+    ///
+    /// # Errors
+    /// `Usage`, naming the line or the key, never a value.
+    pub fn with_file(mut self, text: &str) -> Result<Self> {
+        self.file = file::parse(text)?;
+        Ok(self)
+    }
+
+    /// Takes one profile out of the text of a credentials or config file of the AWS tools; may be
+    /// called for both, the later one wins.
+    ///
+    /// # Errors
+    /// `Usage` when the profile has half a key. A profile that is not there changes nothing.
+    pub fn with_aws_profile(mut self, text: &str, profile: &str) -> Result<Self> {
+        let settings = profile::parse(text, profile)?;
+        self.profile = std::mem::take(&mut self.profile).overlaid(&settings);
+        Ok(self)
+    }
+
+    /// Takes the standard variables out of the environment: `AWS_*`, `COS_*`, `TENCENTCLOUD_*`,
+    /// `GOOGLE_*`, `AZURE_*`, `HTTPS_PROXY`, `NO_PROXY`. Others are ignored, empty ones count as
+    /// not set.
+    ///
+    /// # Errors
+    /// `Usage`, naming the variable, never its value.
+    pub fn with_env<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self>
+    where
+        N: AsRef<str>,
+        V: AsRef<str>,
+    {
+        self.env = env::parse(variables)?;
+        Ok(self)
+    }
+
+    /// Puts explicit settings over everything.
+    #[must_use]
+    pub fn with_flags(mut self, flags: StoreSettings) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// The settings for one object's store.
+    pub fn settings(&self, url: &ObjectUrl) -> StoreSettings {
+        let scheme = match url.scheme() {
+            Scheme::Https => Scheme::Http,
+            other => other,
+        };
+        let mut settings = self.file.settings(scheme, url.bucket());
+        if scheme == Scheme::S3 {
+            settings = settings.overlaid(&self.profile);
+        }
+        if let Some(env) = self.env.get(&scheme) {
+            settings = settings.overlaid(env);
+        }
+        settings.overlaid(&self.flags)
+    }
+}

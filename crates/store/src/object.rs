@@ -1,0 +1,28 @@
+//! Objects in remote stores as sources.
+//!
+//! The requests themselves are made by the crate `object_store`; this module is the shell around
+//! it that never lets a wrong byte through:
+//!
+//! - `transport` is the only HTTP client. It follows no redirect and no environment, and checks
+//!   every answer's status, range and length before `object_store` sees it.
+//! - `source` pins every read to the object that was opened and resumes broken bodies.
+//! - `retry` is the only place that tries again, by an allow list that `failure` keeps.
+//! - `build` and `stores` turn settings and URLs into stores; `gate` opens what images name.
+
+mod answer;
+mod build;
+mod clock;
+mod event;
+mod failure;
+mod gate;
+mod handle;
+mod redact;
+mod retry;
+mod source;
+mod stores;
+mod transport;
+
+pub use event::{SilentObserver, StoreEvent, StoreObserver};
+pub use handle::ObjectStoreHandle;
+pub use source::ObjectSource;
+pub use stores::ObjectStores;

@@ -1,0 +1,153 @@
+//! An object's name together with the store that it is in.
+
+use super::event::StoreObserver;
+use super::failure::{self, Failure};
+use super::redact::Redactor;
+use super::retry::Retry;
+use super::source::ObjectSource;
+use super::transport::Contact;
+use crate::url::ObjectUrl;
+use bytes::Bytes;
+use carreto_error::{Error, Kind, Result};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// One bucket as all its readers share it.
+pub(super) struct Bucket {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) observer: Arc<dyn StoreObserver>,
+    pub(super) redactor: Redactor,
+    pub(super) contact: Arc<Contact>,
+    pub(super) permits: Semaphore,
+    pub(super) limits: Limits,
+}
+
+/// The numbers in the settings, with their defaults.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) retry_for: Duration,
+    pub(super) read_timeout: Duration,
+    pub(super) min_progress: u64,
+    pub(super) max_requests: usize,
+    pub(super) part_size: usize,
+}
+
+impl Bucket {
+    /// Waits for the right to make one request.
+    ///
+    /// Cancel safe.
+    pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        let permit = self.permits.acquire().await;
+        permit.map_err(|error| Error::new(Kind::Internal, "the store was closed").caused_by(error))
+    }
+
+    /// Maps an error of `object_store`.
+    pub(super) fn failure(&self, error: &object_store::Error) -> Failure {
+        failure::of_store(error, &self.redactor)
+    }
+}
+
+/// One object in a store, existing or not. Cheap to clone.
+///
+/// Handles of one [`super::ObjectStores`] share connections and the limit of requests per bucket.
+#[derive(Clone)]
+pub struct ObjectStoreHandle {
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) name: Arc<str>,
+    pub(super) path: Path,
+    pub(super) web: bool,
+}
+
+impl ObjectStoreHandle {
+    pub(super) fn new(bucket: Arc<Bucket>, url: &ObjectUrl) -> Result<Self> {
+        let web = url.scheme().is_web();
+        let path = if web {
+            // The store was built for the whole address.
+            Path::default()
+        } else {
+            Path::parse(url.key()).map_err(|_| {
+                Error::new(Kind::Usage, "the key has a form that cannot be addressed")
+                    .path(url.to_string())
+            })?
+        };
+        Ok(Self {
+            bucket,
+            name: url.to_string().into(),
+            path,
+            web,
+        })
+    }
+
+    /// The URL for messages, free of secrets.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens the object for reading: learns its size and `ETag`, which every read is then held to.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// `NotFound`; `Denied` for credentials, clock, region and redirects to other hosts;
+    /// `Unsupported` when a web server cannot serve ranges; `Unavailable` when the store did not
+    /// answer within the retry budget.
+    pub async fn open(&self) -> Result<ObjectSource> {
+        ObjectSource::open(self.clone()).await
+    }
+
+    /// Writes the whole object in one request, replacing what was there.
+    ///
+    /// Not cancel safe: a dropped call may or may not have written the object. It never leaves a
+    /// part of one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn put_bytes(&self, bytes: Bytes) -> Result<()> {
+        let bucket = &*self.bucket;
+        let mut retry = self.retry();
+        loop {
+            let permit = bucket.permit().await?;
+            let outcome = self.put_once(bytes.clone()).await;
+            drop(permit);
+            let Err(failure) = outcome else {
+                return Ok(());
+            };
+            let pause = retry.pause(failure, bucket.contact.made()).await;
+            pause.map_err(|error| self.place(error, "write the object"))?;
+        }
+    }
+
+    async fn put_once(&self, bytes: Bytes) -> Result<(), Failure> {
+        // Sending has no progress to watch, so a slow line gets time by the size: 16 KiB/s.
+        let patience = self.bucket.limits.read_timeout;
+        let patience = patience + Duration::from_secs(bytes.len() as u64 >> 14);
+        let put = self.bucket.store.put(&self.path, PutPayload::from(bytes));
+        match tokio::time::timeout(patience, put).await {
+            Ok(outcome) => outcome
+                .map(|_| ())
+                .map_err(|error| self.bucket.failure(&error)),
+            Err(_) => Err(Failure::stalled(patience, 0)),
+        }
+    }
+
+    /// The failures of one request from now on.
+    pub(super) fn retry(&self) -> Retry<'_> {
+        let bucket = &*self.bucket;
+        Retry::new(&self.name, &*bucket.observer, bucket.limits.retry_for)
+    }
+
+    /// Says what was being done, and to which object.
+    pub(super) fn place(&self, error: Error, operation: &'static str) -> Error {
+        error.during(operation).path(&*self.name)
+    }
+}
+
+impl fmt::Debug for ObjectStoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectStoreHandle({})", self.name)
+    }
+}
