@@ -1,0 +1,259 @@
+//! Every kind of image reads as the bytes that went in.
+
+use crate::builder::{Built, Put, Spec, build, build_with_snapshots};
+use crate::support::{Folder, open_bytes, qcow2, verdict};
+use carreto_block::{ByteRange, OpenGate, Placement};
+use carreto_error::Kind;
+use carreto_formats::{OpenOptions, open};
+use carreto_testkit::{MemSource, Rng, conformance, sparse_disk};
+use std::sync::Arc;
+
+/// Clusters of all sorts, repeatable.
+fn mixed(spec: &Spec, seed: u64) -> impl Fn(u64) -> Put + use<> {
+    let (extended, v3) = (spec.extended, spec.version == 3);
+    let packable = spec.data_file.is_none();
+    move |index| {
+        let mut rng = Rng::new(seed.wrapping_mul(31).wrapping_add(index + 1));
+        rng.next_u64();
+        match rng.below(8) {
+            0 => Put::Absent,
+            1 if v3 => Put::Zero,
+            2 if v3 => Put::Reserved,
+            3 | 4 if packable => Put::Packed,
+            5 | 6 if extended => {
+                let (data, zero) = (rng.next_u64() as u32, rng.next_u64() as u32);
+                Put::Sub(data, zero & !data)
+            }
+            _ => Put::Plain,
+        }
+    }
+}
+
+async fn conforms(spec: &Spec, what: &str) -> Built {
+    let guest = sparse_disk(spec.size as usize, spec.size);
+    let built = build(spec, &guest, &[], mixed(spec, spec.size));
+    let image = open_bytes(&built.file).await.expect(what);
+    conformance::source(image.as_ref(), &built.wanted).await;
+    let report = image.check(&qcow2().limits).await.expect(what);
+    assert!(report.warnings.is_empty(), "{what}: {:?}", report.warnings);
+    assert!(report.allocated_size <= Some(spec.size), "{what}");
+    built
+}
+
+#[tokio::test]
+async fn every_cluster_size_version_and_codec_conforms() {
+    for cluster_bits in [9, 12, 16, 21] {
+        for (version, zstd) in [(2, false), (3, false), (3, true)] {
+            let spec = Spec {
+                version,
+                zstd,
+                cluster_bits,
+                ..Spec::new((7 << cluster_bits) + (900 << 10) + 1)
+            };
+            let what = format!("v{version}, cluster_bits {cluster_bits}, zstd {zstd}");
+            conforms(&spec, &what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn extended_l2_conforms() {
+    for cluster_bits in [14, 16, 21] {
+        let spec = Spec {
+            extended: true,
+            zstd: cluster_bits == 16,
+            cluster_bits,
+            ..Spec::new((9 << cluster_bits) + 12_345)
+        };
+        conforms(&spec, &format!("extended, cluster_bits {cluster_bits}")).await;
+    }
+}
+
+#[tokio::test]
+async fn odd_sizes_conform() {
+    for size in [0, 1, 511, 512, 65_535, 65_536, 65_537, 3 * 65_536 + 77] {
+        let spec = Spec::new(size);
+        let built = conforms(&spec, &format!("{size} bytes")).await;
+        assert_eq!(built.wanted.len() as u64, size);
+    }
+}
+
+#[tokio::test]
+async fn every_refcount_width_is_understood() {
+    for refcount_order in 0..=6 {
+        let spec = Spec {
+            refcount_order,
+            cluster_bits: 12,
+            ..Spec::new(2 << 20)
+        };
+        conforms(&spec, &format!("refcount_order {refcount_order}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_remote_file_reads_the_same() {
+    let spec = Spec {
+        cluster_bits: 9,
+        ..Spec::new(1 << 20)
+    };
+    let guest = sparse_disk(1 << 20, 3);
+    let built = build(&spec, &guest, &[], mixed(&spec, 3));
+    let file = MemSource::new("remote", built.file).remote().dense();
+    let image = open(Arc::new(file), &qcow2(), &OpenGate::closed())
+        .await
+        .unwrap();
+    conformance::source(image.as_ref(), &built.wanted).await;
+}
+
+#[tokio::test]
+async fn backing_files_show_through() {
+    // Shorter than the overlay and ending inside a cluster; longer; a chain.
+    for base_len in [100_001, 3 << 20] {
+        let base = sparse_disk(base_len, 5);
+        for extended in [false, true] {
+            let spec = Spec {
+                extended,
+                backing: Some(("base.raw".into(), Some("raw".into()))),
+                ..Spec::new((2 << 20) + 513)
+            };
+            let guest = sparse_disk(spec.size as usize, 6);
+            let built = build(&spec, &guest, &base, mixed(&spec, 9));
+            let over = Spec {
+                backing: Some(("middle.qcow2".into(), Some("qcow2".into()))),
+                ..spec.clone()
+            };
+            let again = sparse_disk(over.size as usize, 7);
+            let top = build(&over, &again, &built.wanted, mixed(&over, 10));
+            let folder = Folder::default()
+                .with("base.raw", &base)
+                .with("middle.qcow2", &built.file)
+                .with("top.qcow2", &top.file);
+            let middle = folder.open("middle.qcow2").await.unwrap();
+            conformance::source(middle.as_ref(), &built.wanted).await;
+            let image = folder.open("top.qcow2").await.unwrap();
+            conformance::source(image.as_ref(), &top.wanted).await;
+            image.check(&qcow2().limits).await.unwrap();
+            let backing = image.info().backing.clone().unwrap();
+            assert_eq!(backing.name, "middle.qcow2");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_raw_backing_file_is_raw_whatever_it_holds() {
+    let inner = build(&Spec::new(1 << 20), &sparse_disk(1 << 20, 1), &[], |_| {
+        Put::Plain
+    });
+    let spec = Spec {
+        backing: Some(("base".into(), Some("raw".into()))),
+        ..Spec::new(inner.file.len() as u64)
+    };
+    let blank = vec![0; spec.size as usize];
+    let top = build(&spec, &blank, &inner.file, |_| Put::Absent);
+    let folder = Folder::default()
+        .with("base", &inner.file)
+        .with("top", &top.file);
+    let image = folder.open("top").await.unwrap();
+    conformance::source(image.as_ref(), &inner.file).await;
+}
+
+#[tokio::test]
+async fn a_backing_file_without_a_format_is_never_opened() {
+    let spec = Spec {
+        backing: Some(("base".into(), None)),
+        ..Spec::new(1 << 20)
+    };
+    let top = build(&spec, &vec![0; 1 << 20], &[], |_| Put::Absent);
+    let folder = Folder::default()
+        .with("base", &[0; 512])
+        .with("top", &top.file);
+    let error = folder.open("top").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsafe, "{error}");
+    assert!(error.remedy().contains("rebase -u"), "{}", error.remedy());
+}
+
+#[tokio::test]
+async fn external_data_files_are_read_through_the_gate() {
+    for extended in [false, true] {
+        let spec = Spec {
+            extended,
+            data_file: Some("guest.data".into()),
+            ..Spec::new((1 << 20) + 7)
+        };
+        let guest = sparse_disk(spec.size as usize, 8);
+        let built = build(&spec, &guest, &[], mixed(&spec, 4));
+        let folder = Folder::default()
+            .with("guest.data", &built.data)
+            .with("top", &built.file);
+        let image = folder.open("top").await.unwrap();
+        conformance::source(image.as_ref(), &built.wanted).await;
+        let report = image.check(&qcow2().limits).await.unwrap();
+        assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+        assert_eq!(image.files()[1].name(), "guest.data");
+        assert_eq!(
+            open_bytes(&built.file).await.unwrap_err().kind(),
+            Kind::Unsafe
+        );
+        let cut = &built.data[..built.data.len() - 65_536];
+        let image = folder.with("guest.data", cut).open("top").await.unwrap();
+        let error = image.check(&qcow2().limits).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Truncated, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn snapshots_are_found_by_id_and_by_name() {
+    let (old, new) = (sparse_disk(3 << 20, 1), sparse_disk(2 << 20, 2));
+    let now = sparse_disk((4 << 20) + 5, 3);
+    let spec = Spec::new(now.len() as u64);
+    let list: [(&str, &str, &[u8]); 2] = [("1", "2", &old), ("2", "after", &new)];
+    let built = build_with_snapshots(&spec, &now, &list);
+    for (wanted, disk) in [("1", &old), ("2", &new), ("after", &new)] {
+        let options = OpenOptions {
+            snapshot: Some(wanted.into()),
+            ..qcow2()
+        };
+        let file = Arc::new(MemSource::new("s.qcow2", built.file.clone()));
+        let image = open(file, &options, &OpenGate::closed()).await.unwrap();
+        conformance::source(image.as_ref(), disk).await;
+        let report = image.check(&qcow2().limits).await.unwrap();
+        assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    }
+    conformance::source(open_bytes(&built.file).await.unwrap().as_ref(), &now).await;
+    assert!(verdict(&built.file).await.unwrap().is_empty());
+    let options = OpenOptions {
+        snapshot: Some("gone".into()),
+        ..qcow2()
+    };
+    let file = Arc::new(MemSource::new("s.qcow2", built.file.clone()));
+    let error = open(file, &options, &OpenGate::closed()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_disk_of_any_size_is_one_extent() {
+    let mut built = build(&Spec::new(1 << 20), &vec![0; 1 << 20], &[], |_| Put::Absent);
+    // 10 TiB: 20480 entries in the L1 table, which gets a place of its own at the end.
+    let size = 10u64 << 40;
+    let at = built.file.len().next_multiple_of(65_536);
+    built.file.resize(at + 20_480 * 8, 0);
+    crate::builder::be64(&mut built.file, 24, size);
+    crate::builder::be32(&mut built.file, 36, 20_480);
+    crate::builder::be64(&mut built.file, 40, at as u64);
+    let image = open_bytes(&built.file).await.unwrap();
+    let list = image.extents(ByteRange::whole(size), 10).await.unwrap();
+    assert_eq!(list.len(), 1, "{list:?}");
+    assert_eq!(list[0].range, ByteRange::whole(size));
+    assert!(matches!(list[0].placement, Placement::Zero));
+    let report = image.check(&qcow2().limits).await.unwrap();
+    assert_eq!(report.allocated_size, Some(0));
+}
+
+#[tokio::test]
+async fn neighbouring_clusters_are_one_extent() {
+    let guest = sparse_disk(4 << 20, 77);
+    let built = build(&Spec::new(4 << 20), &guest, &[], |_| Put::Plain);
+    let image = open_bytes(&built.file).await.unwrap();
+    let list = image.extents(ByteRange::whole(4 << 20), 10).await.unwrap();
+    assert_eq!(list.len(), 1, "{list:?}");
+}
