@@ -25,6 +25,7 @@ pub struct Raw {
 ///
 /// # Errors
 /// `Limit` when it is larger than the limits allow.
+#[expect(clippy::unused_async, reason = "every format opens alike")]
 pub async fn open(file: Arc<dyn Source>, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     with_warnings(file, options, Vec::new())
 }

@@ -1,6 +1,7 @@
 //! Finding the footer: at the end of the file, with a copy at the start of sparse disks.
 
 use super::footer::{COOKIE, Checksum, FOOTER_LEN, Footer};
+use super::header::COOKIE as HEADER_COOKIE;
 use crate::{OpenOptions, Warning};
 use carreto_block::{Source, SourceExt as _};
 use carreto_error::{Error, Kind, Result};
@@ -52,10 +53,24 @@ pub(super) async fn find(file: &dyn Source, options: &OpenOptions) -> Result<Fou
         .into_iter()
         .find_map(|copy| copy.footer.as_ref().map(|footer| (copy.at, footer)))
     else {
-        let text = "there is no footer (\"conectix\") at the end and no copy of it at the start";
-        return Err(Error::new(Kind::Truncated, text));
+        return Err(no_footer(file).await?);
     };
     ignored(footer, at, tail.at, options)
+}
+
+/// A file without any footer was cut, unless what stands behind the footer's copy is still there.
+async fn no_footer(file: &dyn Source) -> Result<Error> {
+    let behind = if file.size() < 520 {
+        [0; 8]
+    } else {
+        file.read_array::<8>(512).await?
+    };
+    if &behind == HEADER_COOKIE {
+        let text = "the signatures of the footer and of its copy at the start are damaged";
+        return Ok(Error::new(Kind::Corrupt, text).offset(0));
+    }
+    let text = "there is no footer (\"conectix\") at the end and no copy of it at the start";
+    Ok(Error::new(Kind::Truncated, text))
 }
 
 async fn read(file: &dyn Source) -> Result<(Copy, Copy)> {

@@ -11,7 +11,8 @@ use carreto_error::{Error, Kind, Result};
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 1024;
-const COOKIE: &[u8; 8] = b"cxsparse";
+/// The signature at the start of a header.
+pub(super) const COOKIE: &[u8; 8] = b"cxsparse";
 const CHECKSUM_AT: usize = 36;
 /// The fields that are written when a parent is chosen: its identity, name and locators.
 const PARENT_FIELDS: std::ops::Range<usize> = 40..768;
