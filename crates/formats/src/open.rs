@@ -1,6 +1,7 @@
 //! Opening an image whose format is given or found out.
 
-use crate::{Format, Image, Limits, probe, qcow2, raw, vhd, vmdk};
+use crate::probe::{headers_in_raw, probe};
+use crate::{Format, Image, Limits, qcow2, raw, vhd, vmdk};
 use carreto_block::{OpenGate, Source};
 use carreto_error::Result;
 use std::sync::Arc;
@@ -43,12 +44,16 @@ pub async fn open(
     options: &OpenOptions,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
-    let format = match options.format {
-        Some(format) => format,
-        None => probe(file.as_ref()).await?.format,
+    let (format, warnings) = match options.format {
+        Some(Format::Raw) => (Format::Raw, headers_in_raw(file.as_ref()).await?),
+        Some(format) => (format, Vec::new()),
+        None => {
+            let found = probe(file.as_ref()).await?;
+            (found.format, found.warnings)
+        }
     };
     match format {
-        Format::Raw => raw::open(file, options).await,
+        Format::Raw => raw::with_warnings(file, options, warnings),
         Format::Qcow2 => Box::pin(qcow2::open(file, options, gate)).await,
         Format::Vhd => Box::pin(vhd::open(file, options, gate)).await,
         Format::Vmdk => Box::pin(vmdk::open(file, options, gate)).await,
