@@ -1,2 +1,58 @@
-//! Development commands.
-fn main() {}
+//! Development commands: one module per command.
+//!
+//! Depends on no crate of the workspace, so that it also works when none of them builds.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command of the developers speaks to its user"
+)]
+
+mod e2e;
+mod tidy;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Anything that ends a command, as text for people.
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  tidy                            check the rules that hold the workspace together
+  e2e [--allow-skip] [SUITE]...   run the command carreto against real tools and servers
+                                  suites: qemu s3 devices kill root (all by default)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let done = match command {
+        "tidy" if rest.is_empty() => tidy::run(&root()),
+        "e2e" => e2e::run(&root(), rest),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
