@@ -34,10 +34,23 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Global {
     /// How results are printed on stdout and errors on stderr
-    #[arg(long, short = 'o', global = true, value_enum, default_value = "text", env = "CARRETO_OUTPUT")]
+    #[arg(
+        long,
+        short = 'o',
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "CARRETO_OUTPUT"
+    )]
     pub(crate) output: Output,
     /// How progress is shown on stderr
-    #[arg(long, global = true, value_enum, default_value = "auto", env = "CARRETO_PROGRESS")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "CARRETO_PROGRESS"
+    )]
     pub(crate) progress: ProgressStyle,
     /// Time between progress lines
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s",

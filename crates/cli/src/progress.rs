@@ -53,9 +53,20 @@ impl Progress {
             bar.set_style(drawn);
         }
         let now = Instant::now();
-        let clock = Clock { begun: now, last_line: now, last_bytes: 0, phase: Phase::Copy };
+        let clock = Clock {
+            begun: now,
+            last_line: now,
+            last_bytes: 0,
+            phase: Phase::Copy,
+        };
         let interval = global.progress_interval;
-        Arc::new(Self { style, totals: Totals::default(), bar, interval, clock: Mutex::new(clock) })
+        Arc::new(Self {
+            style,
+            totals: Totals::default(),
+            bar,
+            interval,
+            clock: Mutex::new(clock),
+        })
     }
 
     /// Takes the bar away.
@@ -70,8 +81,13 @@ impl Progress {
         };
         let done = counter.fetch_add(data, Ordering::Relaxed) + data;
         let resumed = self.totals.resumed.load(Ordering::Relaxed);
-        let shown = if phase == Phase::Verify { done } else { done + resumed };
-        self.bar.set_position(shown.min(self.totals.wanted.load(Ordering::Relaxed)));
+        let shown = if phase == Phase::Verify {
+            done
+        } else {
+            done + resumed
+        };
+        self.bar
+            .set_position(shown.min(self.totals.wanted.load(Ordering::Relaxed)));
         self.tick(phase, shown);
     }
 
@@ -129,7 +145,9 @@ impl Progress {
             ProgressStyle::Json => {
                 console::tell(&serde_json::json!({"type": "note", "text": text}).to_string());
             }
-            _ => self.bar.suspend(|| console::tell(&format!("carreto: {text}"))),
+            _ => self
+                .bar
+                .suspend(|| console::tell(&format!("carreto: {text}"))),
         }
     }
 }
@@ -137,7 +155,9 @@ impl Progress {
 impl Observer for Progress {
     fn event(&self, event: &RunEvent) {
         match event {
-            RunEvent::Planned { data_size, resumed, .. } => {
+            RunEvent::Planned {
+                data_size, resumed, ..
+            } => {
                 self.totals.wanted.store(*data_size, Ordering::Relaxed);
                 self.totals.resumed.store(*resumed, Ordering::Relaxed);
                 self.bar.set_length(*data_size);
@@ -153,11 +173,27 @@ impl Observer for Progress {
 
 fn describe(event: &StoreEvent) -> String {
     match event {
-        StoreEvent::Retry { object, reason, delay, .. } => {
-            format!("{object}: {reason}; asking again in {}", show_duration(*delay))
+        StoreEvent::Retry {
+            object,
+            reason,
+            delay,
+            ..
+        } => {
+            format!(
+                "{object}: {reason}; asking again in {}",
+                show_duration(*delay)
+            )
         }
-        StoreEvent::Throttled { object, reason, delay, .. } => {
-            format!("{object}: throttled ({reason}); going on in {}", show_duration(*delay))
+        StoreEvent::Throttled {
+            object,
+            reason,
+            delay,
+            ..
+        } => {
+            format!(
+                "{object}: throttled ({reason}); going on in {}",
+                show_duration(*delay)
+            )
         }
         _ => "the store reported something new".into(),
     }

@@ -5,9 +5,13 @@ use std::time::Duration;
 /// Parses `10M`, `10MiB` (both 10 × 2^20), `10MB` (10 × 10^6), `512`; an ending `/s` is allowed.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let plain = text.trim().trim_end_matches("/s");
-    let split = plain.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(plain.len());
+    let split = plain
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(plain.len());
     let (number, unit) = plain.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a size"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size"))?;
     let factor = unit_factor(unit.trim()).ok_or_else(|| {
         format!("unknown unit {unit:?}; use K, M, G or T (powers of 1024) or KB, MB, GB, TB")
     })?;
@@ -45,9 +49,13 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let number: f64 = rest[..end].parse().map_err(|_| wrong())?;
-        let unit_end = rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| end + n);
+        let unit_end = rest[end..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |n| end + n);
         seconds += number
             * match rest[end..unit_end].trim() {
                 "ms" => 0.001,
@@ -111,9 +119,18 @@ mod tests {
 
     #[test]
     fn durations() {
-        let cases = [("90", 90_000), ("1.5m", 90_000), ("1h30m", 5_400_000), ("250ms", 250)];
+        let cases = [
+            ("90", 90_000),
+            ("1.5m", 90_000),
+            ("1h30m", 5_400_000),
+            ("250ms", 250),
+        ];
         for (text, millis) in cases {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in ["", "x", "1x", "-1s", "h"] {
             assert!(parse_duration(text).is_err(), "{text}");

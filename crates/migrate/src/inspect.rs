@@ -55,14 +55,21 @@ pub struct WarningFacts {
     pub offset: Option<u64>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
 fn as_str<S: Serializer>(text: &&'static str, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_str(text)
 }
 
 impl From<Warning> for WarningFacts {
     fn from(warning: Warning) -> Self {
-        Self { code: warning.code, text: warning.text, offset: warning.offset }
+        Self {
+            code: warning.code,
+            text: warning.text,
+            offset: warning.offset,
+        }
     }
 }
 

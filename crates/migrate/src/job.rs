@@ -73,7 +73,9 @@ impl Job {
     /// # Errors
     /// `SourceChanged` when the image is no longer the one that was being copied.
     pub(crate) fn earlier(&self, state: &JobState) -> Result<Option<JournalHeader>> {
-        let Some(header) = Journal::peek(&self.journal_path())? else { return Ok(None) };
+        let Some(header) = Journal::peek(&self.journal_path())? else {
+            return Ok(None);
+        };
         if state.target.as_ref() != Some(&header.target) || header.job != state.job {
             return Ok(None);
         }
@@ -100,9 +102,16 @@ impl Job {
     pub(crate) fn resume(&self, header: &JournalHeader, boot: &str) -> Result<Continued> {
         let found = Journal::resume(&self.journal_path(), boot)?;
         let (journal, resumed) = found.ok_or_else(|| {
-            Error::new(Kind::Internal, "the journal vanished while the job was locked")
+            Error::new(
+                Kind::Internal,
+                "the journal vanished while the job was locked",
+            )
         })?;
-        Ok(Continued { journal, resumed, created: header.created })
+        Ok(Continued {
+            journal,
+            resumed,
+            created: header.created,
+        })
     }
 
     /// Begins a new journal.
@@ -117,7 +126,11 @@ impl Job {
             created,
         };
         let journal = Journal::create(&self.journal_path(), &header)?;
-        Ok(Continued { journal, resumed: Resumed::default(), created })
+        Ok(Continued {
+            journal,
+            resumed: Resumed::default(),
+            created,
+        })
     }
 
     /// Writes the report beside the journal.
@@ -155,9 +168,14 @@ fn job_name(spec: &JobSpec) -> String {
 /// The path with its directory resolved, so that the same file has the same name from anywhere.
 fn absolute(path: &Path) -> String {
     let resolved = path.canonicalize().or_else(|_| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize()?;
         Ok::<_, std::io::Error>(parent.join(path.file_name().unwrap_or_default()))
     });
-    resolved.unwrap_or_else(|_| path.to_owned()).display().to_string()
+    resolved
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }

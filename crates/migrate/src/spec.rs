@@ -22,7 +22,10 @@ pub struct ImageSpec {
 impl ImageSpec {
     /// The image at `location`, format found out, nothing else allowed.
     pub fn at(location: impl Into<String>) -> Self {
-        Self { location: location.into(), ..Self::default() }
+        Self {
+            location: location.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -93,7 +96,11 @@ pub struct JobSpec {
 
 impl JobSpec {
     /// A job with the default options.
-    pub fn new(image: ImageSpec, target: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        image: ImageSpec,
+        target: impl Into<PathBuf>,
+        state_dir: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             image,
             target: target.into(),

@@ -21,7 +21,11 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn new(inner: Arc<dyn Observer>) -> Self {
-        Self { inner, beats: AtomicU64::new(0), retries: AtomicU64::new(0) }
+        Self {
+            inner,
+            beats: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+        }
     }
 
     /// Requests to a store that were made again so far.
@@ -77,7 +81,9 @@ impl Drop for Watchdog {
 
 /// Ends once nothing has moved for `limit`; never when there is none.
 async fn stalled(pulse: &Pulse, limit: Option<Duration>) {
-    let Some(limit) = limit else { return std::future::pending().await };
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
     let mut seen = pulse.beats.load(Ordering::Relaxed);
     loop {
         tokio::time::sleep(limit).await;
@@ -101,7 +107,11 @@ mod tests {
         let _watchdog = Watchdog::start(stop.clone(), pulse.clone(), None, Some(limit));
         for _ in 0..20 {
             tokio::time::sleep(limit / 2).await;
-            pulse.event(&RunEvent::Planned { virtual_size: 0, data_size: 0, resumed: 0 });
+            pulse.event(&RunEvent::Planned {
+                virtual_size: 0,
+                data_size: 0,
+                resumed: 0,
+            });
         }
         assert!(!stop.is_requested());
         stop.requested().await;

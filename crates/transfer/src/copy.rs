@@ -274,6 +274,7 @@ async fn transfer(engine: Engine, body: Body, item: Item) -> Result<Landed> {
         written.transpose()?;
         Ok((digests, layout))
     };
+    Counters::add(&engine.counters.read, item.read_len());
     let ((digests, layout), lease) = item.then(&engine, work).await?;
     if body.target.as_local().is_none() {
         layout

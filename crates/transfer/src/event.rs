@@ -59,7 +59,7 @@ impl Observer for Silent {
 /// Running totals of a run, in bytes.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Read from the files of the source, gaps included.
+    /// Read from the files of the source while copying, gaps included.
     pub read: AtomicU64,
     /// Guest bytes that the source had data for.
     pub data: AtomicU64,

@@ -1,7 +1,7 @@
 //! One work item: from extents to decoded bytes on a worker thread.
 
 use crate::door::blocking;
-use crate::{Counters, Engine, Lease};
+use crate::{Engine, Lease};
 use carreto_block::{AlignedBuf, ByteRange, Extent, FetchPlan, FetchTuning, Source};
 use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
@@ -67,6 +67,11 @@ impl Item {
         self.plan.data_len()
     }
 
+    /// Bytes that reading moves, gaps included.
+    pub(crate) fn read_len(&self) -> u64 {
+        self.plan.read_len()
+    }
+
     /// Whether reading needs no network.
     pub(crate) fn is_local(&self) -> bool {
         self.plan.is_local(self.source.as_ref())
@@ -86,7 +91,6 @@ impl Item {
         if !local {
             self.read_remote(engine).await?;
         }
-        Counters::add(&engine.counters.read, self.plan.read_len());
         blocking(move || {
             let Self {
                 source,

@@ -18,7 +18,14 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let mut spec = job(args);
     if args.dry_run {
-        let plan = carreto_migrate::plan(setup, &JobSpec { confirmed: true, ..spec }).await?;
+        let plan = carreto_migrate::plan(
+            setup,
+            &JobSpec {
+                confirmed: true,
+                ..spec
+            },
+        )
+        .await?;
         return match output {
             Output::Json => print_json(&plan),
             Output::Text => print(&describe_plan(&plan)),
@@ -90,8 +97,13 @@ fn describe(report: &Report) -> String {
         show_size(copied.data_bytes_per_second as u64),
     ));
     if copied.resumed_bytes > 0 {
-        let (resumed, resent) = (show_size(copied.resumed_bytes), show_size(copied.resent_bytes));
-        lines.push(format!("resumed:  {resumed} were done before, {resent} sent again"));
+        let (resumed, resent) = (
+            show_size(copied.resumed_bytes),
+            show_size(copied.resent_bytes),
+        );
+        lines.push(format!(
+            "resumed:  {resumed} were done before, {resent} sent again"
+        ));
     }
     match &report.verify.digest {
         Some(digest) => lines.push(format!(
@@ -109,14 +121,20 @@ fn describe(report: &Report) -> String {
 
 fn describe_plan(plan: &Plan) -> String {
     let mut lines = vec![
-        format!("image:    {} ({}, {})", plan.image.image, plan.image.format, plan.image.subformat),
+        format!(
+            "image:    {} ({}, {})",
+            plan.image.image, plan.image.format, plan.image.subformat
+        ),
         format!("disk:     {} bytes", plan.image.virtual_size),
         format!("target:   {}", plan.target),
         format!("to copy:  {} of data", show_size(plan.data_bytes)),
         format!("verify:   {}", plan.verify),
     ];
     if plan.resumed_bytes > 0 {
-        lines.push(format!("resumes:  {} are done", show_size(plan.resumed_bytes)));
+        lines.push(format!(
+            "resumes:  {} are done",
+            show_size(plan.resumed_bytes)
+        ));
     }
     for warning in &plan.image.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
