@@ -3,8 +3,8 @@
 mod local;
 
 pub use local::{
-    DeviceTarget, DirectoryGate, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind,
-    directory_of, grant, inspect_target,
+    DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, Obstacle, TargetFacts,
+    TargetKind, directory_of, grant, inspect_target, lock_file,
 };
 mod config;
 mod object;

@@ -29,5 +29,6 @@ pub use device_target::DeviceTarget;
 pub use file_target::FileTarget;
 pub use gate::{DirectoryGate, directory_of, grant};
 pub use inspect::{TargetFacts, TargetKind, inspect_target};
+pub use lock::{FileLock, lock_file};
 pub use obstacle::Obstacle;
 pub use source::LocalFile;

@@ -9,7 +9,7 @@ mod local_support;
 
 use carreto_block::{ByteRange, LocalRead as _, LocalWrite as _, Placement, Source, Target};
 use carreto_error::Kind;
-use carreto_store::{FileTarget, LocalFile};
+use carreto_store::{FileTarget, LocalFile, Obstacle, TargetKind, inspect_target, lock_file};
 use carreto_testkit::{Rng, conformance, sparse_disk};
 use local_support::{places, skip, write_sparse};
 use std::os::unix::fs::{FileExt as _, symlink};
@@ -342,4 +342,51 @@ fn dropped_calls_need_no_luck() {
         reader.read_at(0, &mut back).await.unwrap();
         assert!(back == data);
     });
+}
+
+#[test]
+fn facts_of_files_and_of_what_is_none() {
+    for place in places() {
+        let path = place.path().join("disk");
+        let facts = inspect_target(&path).unwrap();
+        assert_eq!((facts.kind, facts.size), (TargetKind::Missing, 0));
+        assert_eq!(facts.obstacles, []);
+        assert!(facts.free.unwrap() > 0);
+        let file = std::fs::File::create_new(&path).unwrap();
+        file.set_len(8 * MIB as u64).unwrap();
+        file.write_all_at(&[1; 4096], 4096).unwrap();
+        file.sync_all().unwrap();
+        let facts = inspect_target(&path).unwrap();
+        assert_eq!((facts.kind, facts.size), (TargetKind::File, 8 * MIB as u64));
+        assert_eq!(facts.obstacles, []);
+        assert!((4096..MIB as u64).contains(&facts.allocated), "{facts:?}");
+        let missing = place.path().join("no/disk");
+        let directory = place.path().join("no").to_str().unwrap().to_owned();
+        let facts = inspect_target(&missing).unwrap();
+        assert_eq!(facts.obstacles, [Obstacle::NoDirectory { directory }]);
+        let dangling = place.path().join("dangling");
+        symlink(&missing, &dangling).unwrap();
+        for (other, what) in [
+            (dangling.as_path(), "a symbolic link to nothing"),
+            (place.path(), "a directory"),
+            (Path::new("/dev/null"), "a character device"),
+        ] {
+            let facts = inspect_target(other).unwrap();
+            assert_eq!(facts.kind, TargetKind::Other);
+            assert_eq!(facts.obstacles, [Obstacle::NotADisk { what }]);
+            assert_eq!(facts.obstacles[0].kind(), Kind::Usage);
+        }
+    }
+}
+
+#[test]
+fn a_lock_file_has_one_owner() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("job.lock");
+    let lock = lock_file(&path).unwrap();
+    assert_eq!(lock_file(&path).unwrap_err().kind(), Kind::Locked);
+    drop(lock);
+    lock_file(&path).unwrap();
+    let error = lock_file(place.path().join("no/job.lock")).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
 }

@@ -17,6 +17,24 @@ use std::sync::Arc;
 ///
 /// A clone is another handle on the same open file. The bytes are read through the page cache.
 /// Dropped calls may go on reading for a moment on a blocking thread, without effect.
+///
+/// ```
+/// use carreto_block::{ByteRange, Placement, Source as _, SourceExt as _};
+/// use carreto_store::LocalFile;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("disk.raw");
+/// std::fs::write(&path, b"boot")?;
+/// let disk = LocalFile::open(&path)?;
+/// assert_eq!(disk.size(), 4);
+/// assert_eq!(disk.read_vec(0, 4).await?, b"boot");
+/// let map = disk.extents(ByteRange::whole(4), 100).await?;
+/// assert!(matches!(map[0].placement, Placement::Opaque));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct LocalFile(Arc<Inner>);
 
