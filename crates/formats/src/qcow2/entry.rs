@@ -174,14 +174,14 @@ impl Layout {
             } => Ok(()),
             Cluster::Zero {
                 reserved: Some(offset),
+            }
+            | Cluster::Sub {
+                offset, data: 0, ..
             } => self.aligned(offset),
             Cluster::Plain { offset } => {
                 self.aligned(offset)?;
                 self.inside(offset + visible)
             }
-            Cluster::Sub {
-                offset, data: 0, ..
-            } => self.aligned(offset),
             Cluster::Sub { offset, data, .. } => {
                 self.aligned(offset)?;
                 let used = u64::from(32 - data.leading_zeros()) * self.subcluster_size();

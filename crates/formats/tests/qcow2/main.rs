@@ -2,10 +2,12 @@
 //! and the corpora.
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::missing_panics_doc,
-    reason = "tests count in small numbers, and say what they test in their names"
+    reason = "tests count in small numbers"
 )]
 
 mod builder;
+mod corpus;
+mod faults;
+mod malformed;
 mod reading;
 mod support;

@@ -43,7 +43,7 @@ pub(super) async fn read(
         warnings.push(Warning::new(CODE, problem).offset(48));
         return Ok(None);
     }
-    let per_block = cluster_size * 8 >> table.order;
+    let per_block = (cluster_size * 8) >> table.order;
     let needed = image
         .layout
         .file_size
@@ -119,7 +119,7 @@ fn found_block(word: u64, image: &Qcow2) -> u64 {
 
 impl Refcounts {
     fn per_block(&self) -> u64 {
-        self.cluster_size * 8 >> self.order
+        (self.cluster_size * 8) >> self.order
     }
 
     /// Whether `cluster` has a refcount other than zero.
@@ -150,7 +150,7 @@ impl Refcounts {
         let mut zero = ZeroCounts::default();
         // One piece of a block covers so many clusters; only pieces that are used are read.
         let piece_len = self.cluster_size.min(MAX_PIECE);
-        let covered = piece_len * 8 >> self.order;
+        let covered = (piece_len * 8) >> self.order;
         claims.for_each(|cluster| {
             if used.last() != Some(&(cluster / covered)) {
                 used.push(cluster / covered);
