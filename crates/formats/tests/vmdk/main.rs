@@ -1,0 +1,11 @@
+//! The VMDK reader: every layout, every fault.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation of a test is a panic"
+)]
+
+mod build;
+mod read;
+mod support;
