@@ -4,11 +4,15 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use std::io::Write as _;
 
-pub const SECTOR: usize = 512;
-pub const NO_PARENT: u32 = 0xffff_ffff;
+pub(crate) const SECTOR: usize = 512;
+pub(crate) const NO_PARENT: u32 = 0xffff_ffff;
 
 /// The text of a descriptor.
-pub fn descriptor(create_type: &str, parent: Option<(u32, &str)>, extents: &[String]) -> String {
+pub(crate) fn descriptor(
+    create_type: &str,
+    parent: Option<(u32, &str)>,
+    extents: &[String],
+) -> String {
     let (cid, hint) = parent.map_or((NO_PARENT, String::new()), |(cid, name)| {
         (cid, format!("parentFileNameHint=\"{name}\"\n"))
     });
@@ -21,7 +25,7 @@ pub fn descriptor(create_type: &str, parent: Option<(u32, &str)>, extents: &[Str
 }
 
 /// The CID that [`descriptor`] writes.
-pub const CID: u32 = 0x0bad_cafe;
+pub(crate) const CID: u32 = 0x0bad_cafe;
 
 fn put32(image: &mut [u8], at: usize, value: u32) {
     image[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -42,19 +46,19 @@ fn sector_of(len: usize) -> u32 {
 
 /// How to write a hosted sparse extent.
 #[derive(Debug, Clone)]
-pub struct Hosted {
-    pub grain: usize,
-    pub per_table: usize,
+pub(crate) struct Hosted {
+    pub(crate) grain: usize,
+    pub(crate) per_table: usize,
     /// Use table entry 1 for zero grains, as children must.
-    pub zero_entries: bool,
+    pub(crate) zero_entries: bool,
     /// Write a redundant directory.
-    pub redundant: bool,
+    pub(crate) redundant: bool,
     /// The embedded descriptor; none for a part of a split disk.
-    pub descriptor: Option<String>,
+    pub(crate) descriptor: Option<String>,
     /// Grains that stay unallocated although they have data, for children.
-    pub absent: fn(usize) -> bool,
+    pub(crate) absent: fn(usize) -> bool,
     /// Write grains backwards, so that no two are adjacent.
-    pub backwards: bool,
+    pub(crate) backwards: bool,
 }
 
 impl Default for Hosted {
@@ -73,11 +77,11 @@ impl Default for Hosted {
 
 /// Where the pieces of a written image are, for tests that damage it.
 #[derive(Debug, Clone, Default)]
-pub struct Places {
-    pub directory: usize,
-    pub redundant: usize,
-    pub tables: Vec<usize>,
-    pub grains: Vec<usize>,
+pub(crate) struct Places {
+    pub(crate) directory: usize,
+    pub(crate) redundant: usize,
+    pub(crate) tables: Vec<usize>,
+    pub(crate) grains: Vec<usize>,
 }
 
 fn header(version: u32, flags: u32, disk: &[u8], grain: usize, per_table: usize) -> Vec<u8> {
@@ -110,7 +114,7 @@ fn default_text(text: &str, create_type: &str, disk: &[u8]) -> String {
 }
 
 /// Writes `disk` as a hosted sparse extent.
-pub fn hosted(disk: &[u8], how: &Hosted) -> (Vec<u8>, Places) {
+pub(crate) fn hosted(disk: &[u8], how: &Hosted) -> (Vec<u8>, Places) {
     let flags = 1 | u32::from(how.redundant) << 1 | u32::from(how.zero_entries) << 2;
     let mut image = header(1, flags, disk, how.grain, how.per_table);
     if let Some(text) = &how.descriptor {
@@ -179,7 +183,7 @@ fn reserve(image: &mut Vec<u8>, tables: usize, per_table: usize) -> Vec<usize> {
 
 /// The five layouts of streams that real writers produce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Directory and tables in front, grains, end marker.
     Front,
     /// Directory in front with a redundant one, no end marker, padded with zeros.
@@ -193,7 +197,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    pub const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Front,
         Self::FrontRedundant,
         Self::Footer,
@@ -203,7 +207,7 @@ impl Stream {
 }
 
 /// zlib data.
-pub fn deflate(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn deflate(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -238,7 +242,12 @@ fn put_table(image: &mut Vec<u8>, entries: &[u32]) -> u32 {
 
 /// Writes `disk` as a stream. A partial last grain is padded with zeros before it is compressed
 /// if `full_last`, else it is short.
-pub fn stream(disk: &[u8], layout: Stream, text: &str, full_last: bool) -> (Vec<u8>, Places) {
+pub(crate) fn stream(
+    disk: &[u8],
+    layout: Stream,
+    text: &str,
+    full_last: bool,
+) -> (Vec<u8>, Places) {
     const GRAIN: usize = 128;
     const PER_TABLE: usize = 512;
     let front = matches!(layout, Stream::Front | Stream::FrontRedundant);
@@ -338,7 +347,7 @@ fn order(grains: usize, layout: Stream) -> Vec<usize> {
 }
 
 /// Writes `disk` as an ESX copy-on-write extent with grains of `grain` sectors.
-pub fn cowd(disk: &[u8], grain: usize, root: bool, absent: fn(usize) -> bool) -> Vec<u8> {
+pub(crate) fn cowd(disk: &[u8], grain: usize, root: bool, absent: fn(usize) -> bool) -> Vec<u8> {
     const PER_TABLE: usize = 4096;
     let mut image = vec![0; 4 * SECTOR];
     image[..4].copy_from_slice(b"COWD");
@@ -381,7 +390,7 @@ pub fn cowd(disk: &[u8], grain: usize, root: bool, absent: fn(usize) -> bool) ->
 
 /// Writes `disk` as a space-efficient sparse extent; zero grains get the types 1 and 2 in turn,
 /// data grains lie backwards.
-pub fn sesparse(disk: &[u8], absent: fn(usize) -> bool) -> Vec<u8> {
+pub(crate) fn sesparse(disk: &[u8], absent: fn(usize) -> bool) -> Vec<u8> {
     const GRAIN: usize = 4096;
     const PER_TABLE: usize = 4096;
     let tables = disk.len().div_ceil(GRAIN * PER_TABLE);

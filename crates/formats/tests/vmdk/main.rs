@@ -7,5 +7,6 @@
 )]
 
 mod build;
+mod corpus;
 mod read;
 mod support;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use carreto_block::{Grant, OpenBeneath, OpenGate, OpenedFile, Source};
-use carreto_error::{Error, Kind, Result, Side};
+use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_formats::{Format, Image, OpenOptions, open};
 use carreto_testkit::MemSource;
 use std::collections::HashMap;
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex};
 
 /// Files in memory below `/images`, and the names that were asked for.
 #[derive(Debug, Default)]
-pub struct MemFolder {
+pub(crate) struct MemFolder {
     files: HashMap<String, Vec<u8>>,
-    pub asked: Mutex<Vec<String>>,
+    pub(crate) asked: Mutex<Vec<String>>,
 }
 
 impl MemFolder {
-    pub fn new<N: Into<String>>(files: impl IntoIterator<Item = (N, Vec<u8>)>) -> Arc<Self> {
+    pub(crate) fn new<N: Into<String>>(files: impl IntoIterator<Item = (N, Vec<u8>)>) -> Arc<Self> {
         Arc::new(Self {
             files: files
                 .into_iter()
@@ -27,7 +27,7 @@ impl MemFolder {
         })
     }
 
-    pub fn gate(self: &Arc<Self>) -> OpenGate {
+    pub(crate) fn gate(self: &Arc<Self>) -> OpenGate {
         let grants = vec![Grant("/images".into())];
         OpenGate::new(
             Arc::clone(self) as Arc<dyn OpenBeneath>,
@@ -54,17 +54,20 @@ impl OpenBeneath for MemFolder {
 }
 
 /// Opens `bytes` as a VMDK.
-pub async fn open_with(bytes: Vec<u8>, gate: &OpenGate) -> Result<Arc<dyn Image>> {
+pub(crate) async fn open_with(bytes: Vec<u8>, gate: &OpenGate) -> Result<Arc<dyn Image>> {
     open_source(Arc::new(MemSource::new("disk.vmdk", bytes)), gate).await
 }
 
 /// Opens `bytes` as a VMDK with a closed gate.
-pub async fn open_alone(bytes: Vec<u8>) -> Result<Arc<dyn Image>> {
+pub(crate) async fn open_alone(bytes: Vec<u8>) -> Result<Arc<dyn Image>> {
     open_with(bytes, &OpenGate::closed()).await
 }
 
 /// Opens any source as a VMDK.
-pub async fn open_source(source: Arc<dyn Source>, gate: &OpenGate) -> Result<Arc<dyn Image>> {
+pub(crate) async fn open_source(
+    source: Arc<dyn Source>,
+    gate: &OpenGate,
+) -> Result<Arc<dyn Image>> {
     let options = OpenOptions {
         format: Some(Format::Vmdk),
         ..OpenOptions::default()
@@ -74,16 +77,16 @@ pub async fn open_source(source: Arc<dyn Source>, gate: &OpenGate) -> Result<Arc
 
 /// A file of the machine.
 #[derive(Debug)]
-pub struct FileSource {
+pub(crate) struct FileSource {
     name: String,
     file: std::fs::File,
     size: u64,
 }
 
 impl FileSource {
-    pub fn open(path: &std::path::Path) -> Result<Self> {
+    pub(crate) fn open(path: &std::path::Path) -> Result<Self> {
         let name = path.display().to_string();
-        let failed = |error| Error::io(Side::Source, "open", &name, error);
+        let failed = |error| Error::io(IoSide::Source, "open", &name, error);
         let file = std::fs::File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
         Ok(Self { name, file, size })
@@ -117,7 +120,7 @@ impl Source for FileSource {
         self.check_range(offset, buf.len() as u64)?;
         self.file
             .read_exact_at(buf, offset)
-            .map_err(|error| Error::io(Side::Source, "read", &self.name, error))
+            .map_err(|error| Error::io(IoSide::Source, "read", &self.name, error))
     }
 
     async fn stamp(&self) -> Result<carreto_block::Stamp> {
@@ -127,10 +130,10 @@ impl Source for FileSource {
 
 /// Opens files of one directory of the machine.
 #[derive(Debug)]
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn gate(self) -> OpenGate {
+    pub(crate) fn gate(self) -> OpenGate {
         let grants = vec![Grant("/images".into())];
         OpenGate::new(Arc::new(self), grants, "/images", "the top")
     }
