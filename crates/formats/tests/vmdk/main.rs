@@ -8,5 +8,7 @@
 
 mod build;
 mod corpus;
+mod faults;
+mod malformed;
 mod read;
 mod support;
