@@ -1,0 +1,366 @@
+//! Good images of every layout give the bytes that were put in.
+
+use crate::build::{CID, Hosted, SECTOR, Stream, cowd, descriptor, hosted, sesparse, stream};
+use crate::support::{MemFolder, open_alone, open_with};
+use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint, Source as _};
+use carreto_error::Kind;
+use carreto_formats::{Image, Limits};
+use carreto_testkit::{conformance, sparse_disk};
+use std::sync::Arc;
+
+/// Checks the structure, then the bytes.
+async fn passes(image: &Arc<dyn Image>, disk: &[u8], warnings: &[&str]) {
+    let report = image.check(&Limits::default()).await.expect("check");
+    let found: Vec<&str> = image
+        .info()
+        .warnings
+        .iter()
+        .chain(&report.warnings)
+        .map(|w| w.code)
+        .collect();
+    assert_eq!(found, warnings);
+    conformance::source(image.as_ref(), disk).await;
+}
+
+#[tokio::test]
+async fn monolithic_sparse() {
+    for (sectors, grain, backwards) in [
+        (1, 128, false),
+        (1954, 128, true),
+        (9_000, 8, false),
+        (20_480, 128, false),
+    ] {
+        let disk = sparse_disk(sectors * SECTOR, sectors as u64);
+        for (zero_entries, redundant) in [(false, true), (true, false)] {
+            let how = Hosted {
+                grain,
+                zero_entries,
+                redundant,
+                backwards,
+                ..Hosted::default()
+            };
+            let image = open_alone(hosted(&disk, &how).0).await.unwrap();
+            assert_eq!(image.info().subformat, "monolithicSparse");
+            assert_eq!(image.info().cluster_size, Some((grain * SECTOR) as u64));
+            passes(&image, &disk, &[]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_of_all_five_layouts() {
+    for layout in Stream::ALL {
+        for sectors in [1954, 66_000 / 8] {
+            for full_last in [false, true] {
+                let disk = sparse_disk(sectors * SECTOR, 5);
+                let (bytes, _) = stream(&disk, layout, "", full_last);
+                let image = open_alone(bytes).await.unwrap();
+                assert_eq!(image.info().subformat, "streamOptimized");
+                passes(&image, &disk, &[]).await;
+            }
+        }
+        let disk = vec![0; 100_000 * SECTOR];
+        let image = open_alone(stream(&disk, layout, "", true).0).await.unwrap();
+        assert_eq!(
+            image
+                .check(&Limits::default())
+                .await
+                .unwrap()
+                .allocated_size,
+            Some(0)
+        );
+        let whole = ByteRange::whole(image.size());
+        assert_eq!(
+            image.extents(whole, 9).await.unwrap().len(),
+            1,
+            "{layout:?}"
+        );
+    }
+}
+
+/// More than one grain table in a stream: 66,000 sectors are two spans.
+#[tokio::test]
+async fn streams_of_several_tables() {
+    let mut disk = vec![0; 70_000 * SECTOR];
+    let data = sparse_disk(300_000, 3);
+    disk[..data.len()].copy_from_slice(&data);
+    let at = disk.len() - data.len();
+    disk[at..].copy_from_slice(&data);
+    for layout in Stream::ALL {
+        let image = open_alone(stream(&disk, layout, "", false).0)
+            .await
+            .unwrap();
+        image.check(&Limits::default()).await.unwrap();
+        for (offset, len) in [
+            (0, 400_000),
+            (at - 1000, data.len() + 1000),
+            (33_554_000, 5_000),
+        ] {
+            let mut buf = vec![1; len];
+            image.read_at(offset as u64, &mut buf).await.unwrap();
+            assert!(buf == disk[offset..offset + len], "{layout:?} at {offset}");
+        }
+    }
+}
+
+/// A map of a plain image has one extent per run, not per grain.
+#[tokio::test]
+async fn contiguous_grains_are_one_extent() {
+    let mut disk = vec![7; 64 << 20];
+    disk[40 << 20..50 << 20].fill(0);
+    let image = open_alone(hosted(&disk, &Hosted::default()).0)
+        .await
+        .unwrap();
+    let list = image
+        .extents(ByteRange::whole(image.size()), 100)
+        .await
+        .unwrap();
+    let plain = |p: &Placement| matches!(p, Placement::Plain { .. });
+    let shape: Vec<_> = list
+        .iter()
+        .map(|e| (plain(&e.placement), e.range.len() >> 20))
+        .collect();
+    assert_eq!(shape, [(true, 40), (false, 10), (true, 14)]);
+}
+
+/// An item of a stream is one read of the file, about as long as its compressed data.
+#[tokio::test]
+async fn a_work_item_of_a_stream_is_one_read() {
+    let mut disk = vec![0; 8 << 20];
+    carreto_testkit::Rng::new(9).fill(&mut disk);
+    for layout in Stream::ALL {
+        let image = open_alone(stream(&disk, layout, "", true).0).await.unwrap();
+        let item = ByteRange::from_len(0, 4 << 20).unwrap();
+        let list = image.extents(item, 1000).await.unwrap();
+        assert_eq!(list.len(), 64);
+        let plan = FetchPlan::new(item, &list, FetchTuning::new(ReadHint::LOCAL)).unwrap();
+        if layout != Stream::OutOfOrder {
+            let most = (4 << 20) + (80 << 10);
+            assert!(
+                plan.read_len() <= most,
+                "{layout:?} reads {}",
+                plan.read_len()
+            );
+            assert_eq!(
+                format!("{plan:?}").matches("Read {").count(),
+                1,
+                "{layout:?}"
+            );
+        }
+    }
+}
+
+/// The extents of an empty disk cost no more than its directory.
+#[tokio::test]
+async fn an_empty_disk_of_any_size_is_one_extent() {
+    let disk = vec![0; SECTOR];
+    let (mut bytes, places) = hosted(
+        &disk,
+        &Hosted {
+            redundant: false,
+            ..Hosted::default()
+        },
+    );
+    let capacity: u64 = 40 << 40;
+    bytes[12..20].copy_from_slice(&(capacity / 512).to_le_bytes());
+    let directory = capacity.div_ceil(32 << 20) as usize * 4;
+    bytes[places.directory..places.directory + 4].fill(0);
+    bytes.resize(places.directory + directory, 0);
+    let text = String::from_utf8_lossy(&bytes[512..1024]).replace("RW 1 ", "RW 85899345920 ");
+    bytes[512..512 + text.len()].copy_from_slice(text.as_bytes());
+    let image = open_alone(bytes).await.unwrap();
+    assert_eq!(image.size(), capacity);
+    let whole = ByteRange::whole(capacity);
+    assert_eq!(image.extents(whole, 5).await.unwrap().len(), 1);
+    let report = image.check(&Limits::default()).await.unwrap();
+    assert_eq!(report.allocated_size, Some(0));
+}
+
+fn line(disk: &[u8], kind: &str, name: &str) -> String {
+    let offset = if kind == "FLAT" { " 0" } else { "" };
+    format!("RW {} {kind} \"{name}\"{offset}", disk.len() / SECTOR)
+}
+
+const WHOLE: fn(usize) -> bool = |_| false;
+
+#[tokio::test]
+async fn cowd_and_se_sparse_behind_a_descriptor() {
+    let disk = sparse_disk(9_001 * SECTOR, 4);
+    let images = [
+        ("vmfsSparse", "VMFSSPARSE", cowd(&disk, 1, false, WHOLE)),
+        ("vmfsSparse", "VMFSSPARSE", cowd(&disk, 16, true, WHOLE)),
+        ("seSparse", "SESPARSE", sesparse(&disk, WHOLE)),
+        (
+            "monolithicSparse",
+            "SPARSE",
+            hosted(&disk, &Hosted::default()).0,
+        ),
+    ];
+    for (create_type, kind, bytes) in images {
+        let folder = MemFolder::new([("x.vmdk", bytes)]);
+        let text = descriptor(create_type, None, &[line(&disk, kind, "x.vmdk")]);
+        let image = open_with(text.into_bytes(), &folder.gate()).await.unwrap();
+        assert_eq!(image.info().subformat, create_type);
+        passes(&image, &disk, &[]).await;
+    }
+    let image = open_alone(cowd(&disk, 8, true, WHOLE)).await.unwrap();
+    passes(&image, &disk, &["no_descriptor"]).await;
+}
+
+#[tokio::test]
+async fn parts_opened_alone_are_refused() {
+    let disk = sparse_disk(100 * SECTOR, 4);
+    let part = Hosted {
+        descriptor: None,
+        ..Hosted::default()
+    };
+    for bytes in [
+        hosted(&disk, &part).0,
+        cowd(&disk, 8, false, WHOLE),
+        sesparse(&disk, WHOLE),
+    ] {
+        let error = open_alone(bytes).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(error.remedy().contains("descriptor"), "{}", error.remedy());
+    }
+}
+
+/// Every kind of extent in one disk; nothing shifts.
+#[tokio::test]
+async fn many_extents_keep_their_places() {
+    let flat = sparse_disk(33 * SECTOR, 1);
+    let part = Hosted {
+        descriptor: None,
+        ..Hosted::default()
+    };
+    let sparse = sparse_disk(301 * SECTOR, 2);
+    let cow = sparse_disk(77 * SECTOR, 3);
+    let mut disk = vec![0; 5 * SECTOR];
+    disk.extend_from_slice(&flat[3 * SECTOR..]);
+    disk.extend_from_slice(&sparse);
+    disk.resize(disk.len() + 1000 * SECTOR, 0);
+    disk.extend_from_slice(&flat[..3 * SECTOR]);
+    disk.extend_from_slice(&cow);
+    disk.resize(disk.len() + 9 * SECTOR, 0);
+    let extents = [
+        "RW 5 ZERO".to_owned(),
+        "RDONLY 30 FLAT \"disk-f001.vmdk\" 3".to_owned(),
+        "RW 301 SPARSE \"disk-s002.vmdk\"".to_owned(),
+        "NOACCESS 1000 ZERO".to_owned(),
+        "RW 3 VMFS \"disk-f001.vmdk\"".to_owned(),
+        "rdonly 77 vmfssparse \"disk-s003.vmdk\"".to_owned(),
+        "RDONLY 9 ZERO \"\"".to_owned(),
+    ];
+    let folder = MemFolder::new([
+        ("disk-f001.vmdk", flat),
+        ("disk-s002.vmdk", hosted(&sparse, &part).0),
+        ("disk-s003.vmdk", cowd(&cow, 1, true, WHOLE)),
+    ]);
+    let text = descriptor("twoGbMaxExtentSparse", None, &extents);
+    for text in [text.clone(), text.replace('\n', "\r\n")] {
+        let image = open_with(text.into_bytes(), &folder.gate()).await.unwrap();
+        assert_eq!(
+            image
+                .check(&Limits::default())
+                .await
+                .unwrap()
+                .allocated_size,
+            None
+        );
+        passes(&image, &disk, &[]).await;
+    }
+    assert_eq!(
+        folder.asked.lock().unwrap().len(),
+        6,
+        "each file is opened once"
+    );
+}
+
+#[tokio::test]
+async fn children_read_through_to_their_parents() {
+    let base = sparse_disk(3000 * SECTOR, 11);
+    let mut disk = base.clone();
+    disk[100_000..200_000].fill(0);
+    disk[700_000..900_000].fill(0xEE);
+    let changed = |grain: usize, index: usize| {
+        let range = index * grain..(index + 1) * grain;
+        range.start < 200_000 && range.end > 100_000 || range.start < 900_000 && range.end > 700_000
+    };
+    // The child holds the grains of 64 KiB or 4 KiB that differ.
+    let big: fn(usize) -> bool = |index| !matches!(index, 1..=3 | 10..=13);
+    let small: fn(usize) -> bool = |index| !matches!(index, 24..=48 | 170..=219);
+    for index in 0..375 {
+        assert!(!changed(4096, index) || !small(index));
+        assert!(!changed(65536, index) || !big(index));
+    }
+    let parent = hosted(&base, &Hosted::default()).0;
+    let named = Some((CID, "C:\\VMs\\base.vmdk"));
+    let text = descriptor("monolithicSparse", named, &[line(&disk, "SPARSE", "any")]);
+    let how = Hosted {
+        zero_entries: true,
+        absent: big,
+        descriptor: Some(text),
+        ..Hosted::default()
+    };
+    let folder = MemFolder::new([
+        ("base.vmdk", parent),
+        ("delta.vmdk", sesparse(&disk, small)),
+    ]);
+    let image = open_with(hosted(&disk, &how).0, &folder.gate())
+        .await
+        .unwrap();
+    assert_eq!(
+        image.info().backing.as_ref().unwrap().name,
+        "C:\\VMs\\base.vmdk"
+    );
+    passes(&image, &disk, &[]).await;
+    let text = descriptor(
+        "seSparse",
+        Some((CID, "base.vmdk")),
+        &[line(&disk, "SESPARSE", "delta.vmdk")],
+    );
+    let image = open_with(text.clone().into_bytes(), &folder.gate())
+        .await
+        .unwrap();
+    passes(&image, &disk, &[]).await;
+
+    let wrong = text.replace("parentCID=0badcafe", "parentCID=0badcaff");
+    let error = open_with(wrong.into_bytes(), &folder.gate())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    let error = open_alone(text.into_bytes()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsafe, "{error}");
+}
+
+/// A damaged primary table is read from the redundant copy, and said.
+#[tokio::test]
+async fn the_redundant_copy_helps_out() {
+    let disk = sparse_disk(20_000 * SECTOR, 6);
+    let how = Hosted {
+        grain: 8,
+        ..Hosted::default()
+    };
+    let (good, places) = hosted(&disk, &how);
+    let mut entry = good.clone();
+    entry[places.directory..places.directory + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut table = good.clone();
+    table[places.tables[2]..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    for bytes in [entry, table] {
+        passes(
+            &open_alone(bytes).await.unwrap(),
+            &disk,
+            &["grain_table_rescued"],
+        )
+        .await;
+    }
+    let mut differs = good;
+    let copy = places.tables[0] - places.directory + places.redundant;
+    differs[copy..copy + 4].fill(0);
+    passes(
+        &open_alone(differs).await.unwrap(),
+        &disk,
+        &["redundant_differs"],
+    )
+    .await;
+}
