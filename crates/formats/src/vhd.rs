@@ -103,7 +103,7 @@ async fn open_layer(
         }
         Layout::Sparse(Box::new(sparse))
     } else {
-        fixed(&found, &mut info)?;
+        fixed(file.as_ref(), &found, &mut info).await?;
         Layout::Fixed
     };
     let top: Arc<dyn Image> = Arc::new(Vhd {
@@ -188,7 +188,15 @@ fn warn_of_size(found: &Found, info: &mut ImageInfo) {
     }
 }
 
-fn fixed(found: &Found, info: &mut ImageInfo) -> Result<()> {
+async fn fixed(file: &dyn Source, found: &Found, info: &mut ImageInfo) -> Result<()> {
+    let at = found.footer.data_offset;
+    let inside = at.checked_add(8).is_some_and(|end| end <= found.data_end);
+    if inside && &file.read_array::<8>(at).await? == header::COOKIE {
+        let text = format!(
+            "disk type 2 (fixed), but there is a dynamic disk header at data offset {at:#x}"
+        );
+        return Err(Error::new(Kind::Corrupt, text).offset(at));
+    }
     let (size, there) = (info.virtual_size, found.data_end);
     if size > there {
         let text =
