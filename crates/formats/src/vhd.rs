@@ -5,14 +5,16 @@
 //! have is its parent's. The format is described in Microsoft's "Virtual Hard Disk Image Format
 //! Specification" 1.0.
 
+mod bitmap;
 mod blocks;
 mod check;
 mod copies;
 mod footer;
 mod header;
+mod info;
 mod parent;
 
-use crate::{BackingInfo, Chained, CheckReport, Format, Image, ImageInfo, Limits, OpenOptions};
+use crate::{Chained, CheckReport, Image, ImageInfo, Limits, OpenOptions};
 use crate::{Warning, raw::own_extents};
 use async_trait::async_trait;
 use blocks::Blocks;
@@ -92,7 +94,7 @@ async fn open_layer(
 ) -> Result<Layer> {
     let found = copies::find(file.as_ref(), options).await?;
     let kind = found.footer.disk_type()?;
-    let mut info = describe(file.as_ref(), &found, kind, options)?;
+    let mut info = info::describe(file.as_ref(), &found, kind, options)?;
     let (unique_id, time_stamp) = (found.footer.unique_id, found.footer.time_stamp);
     let mut below = None;
     let layout = if is_sparse(kind) {
@@ -103,7 +105,7 @@ async fn open_layer(
         }
         Layout::Sparse(Box::new(sparse))
     } else {
-        fixed(&found, &mut info)?;
+        fixed(file.as_ref(), &found, &mut info).await?;
         Layout::Fixed
     };
     let top: Arc<dyn Image> = Arc::new(Vhd {
@@ -122,73 +124,15 @@ async fn open_layer(
     })
 }
 
-fn describe(
-    file: &dyn Source,
-    found: &Found,
-    kind: DiskType,
-    options: &OpenOptions,
-) -> Result<ImageInfo> {
-    let footer = &found.footer;
-    let size = footer.disk_size();
-    let max = options.limits.max_virtual_size;
-    if size.bytes > max {
-        let text = format!("a disk of {} bytes is above the bound of {max}", size.bytes);
-        return Err(Error::new(Kind::Limit, text));
-    }
-    if size.bytes == 0 {
-        return Err(Error::new(
-            Kind::Corrupt,
-            "geometry and current size both say that the disk has 0 bytes",
-        ));
-    }
-    let mut info = ImageInfo {
-        format: Format::Vhd,
-        subformat: kind.name().into(),
-        virtual_size: size.bytes,
-        file_size: file.size(),
-        cluster_size: None,
-        backing: None,
-        warnings: found.warnings.clone(),
-        details: vec![
-            ("creator", footer.creator()),
-            ("current_size", footer.current_size.to_string()),
-            ("original_size", footer.original_size.to_string()),
-            ("geometry", footer.geometry.to_string()),
-            ("geometry_size", footer.geometry.size().to_string()),
-            ("size_from", size.rule.into()),
-            ("unique_id", footer.unique_id.to_string()),
-        ],
-    };
-    warn_of_size(found, &mut info);
-    Ok(info)
-}
-
-fn warn_of_size(found: &Found, info: &mut ImageInfo) {
-    let footer = &found.footer;
-    if footer.size_is_doubtful() {
+async fn fixed(file: &dyn Source, found: &Found, info: &mut ImageInfo) -> Result<()> {
+    let at = found.footer.data_offset;
+    let inside = at.checked_add(8).is_some_and(|end| end <= found.data_end);
+    if inside && &file.read_array::<8>(at).await? == header::COOKIE {
         let text = format!(
-            "the geometry {} means {} bytes, the current size is {}; {} decides, as the creator \
-             {:?} has it",
-            footer.geometry,
-            footer.geometry.size(),
-            footer.current_size,
-            footer.disk_size().rule,
-            footer.creator(),
+            "disk type 2 (fixed), but there is a dynamic disk header at data offset {at:#x}"
         );
-        info.warnings
-            .push(Warning::new("size_differs", text).offset(found.data_end));
+        return Err(Error::new(Kind::Corrupt, text).offset(at));
     }
-    if !info.virtual_size.is_multiple_of(512) {
-        let text = format!("the size {} is not a multiple of 512", info.virtual_size);
-        info.warnings.push(Warning::new("odd_size", text));
-    }
-    if footer.saved_state {
-        let text = "the disk belongs to a machine in saved state: its last writes may be missing";
-        info.warnings.push(Warning::new("saved_state", text));
-    }
-}
-
-fn fixed(found: &Found, info: &mut ImageInfo) -> Result<()> {
     let (size, there) = (info.virtual_size, found.data_end);
     if size > there {
         let text =
@@ -367,13 +311,5 @@ impl Image for Vhd {
                 check::run(file, sparse, limits).await.or_path(file.name())
             }
         }
-    }
-}
-
-/// What a differencing disk says about its parent, for `info`.
-fn backing(name: String) -> BackingInfo {
-    BackingInfo {
-        name,
-        format: Some(Format::Vhd),
     }
 }

@@ -98,29 +98,34 @@ fn vhd(ends: &Ends) -> Option<Match> {
     None
 }
 
-/// A VMDK descriptor: a text file whose first line is a comment that says so, or whose first line
-/// that is no comment gives the version.
+/// A VMDK descriptor: a text file whose first line is a comment that says so, or that has a
+/// version behind its comments and a type somewhere.
 fn vmdk_text(head: &[u8]) -> Option<Match> {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let text = head.split(|byte| *byte == 0).next()?;
-    for line in text[..text.len().min(4096)].split(|byte| matches!(byte, b'\n' | b'\r')) {
-        let line: Vec<u8> = line
-            .iter()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .map(u8::to_ascii_lowercase)
-            .collect();
-        let evidence = if line.starts_with(b"#diskdescriptorfile") {
-            "the line \"# Disk DescriptorFile\""
-        } else if line.starts_with(b"version=") && line.get(8).is_some_and(u8::is_ascii_digit) {
-            "the line \"version=\""
-        } else if line.is_empty() || line.starts_with(b"#") {
-            continue;
-        } else {
-            return None;
-        };
-        return Some(Match::new("vmdk", Verdict::Read(Format::Vmdk), evidence));
+    let text = text[..text.len().min(4096)].to_ascii_lowercase();
+    let mut lines = text
+        .split(|byte| matches!(byte, b'\n' | b'\r'))
+        .map(without_spaces)
+        .filter(|line| !line.is_empty());
+    let first = lines.next()?;
+    let found = |evidence| Some(Match::new("vmdk", Verdict::Read(Format::Vmdk), evidence));
+    if first.starts_with(b"#diskdescriptorfile") {
+        return found("the line \"# Disk DescriptorFile\"");
     }
-    None
+    let mut code = std::iter::once(first)
+        .chain(lines)
+        .skip_while(|line| line.starts_with(b"#"));
+    let version = code.next().is_some_and(|line| {
+        line.starts_with(b"version=") && line.get(8).is_some_and(u8::is_ascii_digit)
+    });
+    (version && code.any(|line| line.starts_with(b"createtype=")))
+        .then(|| found("the lines \"version=\" and \"createType=\""))?
+}
+
+fn without_spaces(line: &[u8]) -> Vec<u8> {
+    let visible = line.iter().filter(|byte| !byte.is_ascii_whitespace());
+    visible.copied().collect()
 }
 
 /// `BZh`, the block size as a digit, then the digits of pi (a block) or of its root (no block).

@@ -4,6 +4,7 @@
 //! the sector of a block's bitmap, all ones when there is no block; the data follows the bitmap,
 //! which is padded to whole sectors and has the first sector in its highest bit.
 
+use super::bitmap::Bitmap;
 use super::header::Header;
 use carreto_block::{ByteRange, Extent, FileId, Placement, Source, SourceExt as _, merge_extents};
 use carreto_error::{Error, Kind, Result};
@@ -22,15 +23,6 @@ const PIECES: usize = 32;
 const BITMAPS: usize = 4 << 20;
 /// Blocks whose bitmaps are looked at together.
 const BATCH: usize = 32;
-
-/// Which sectors of a block are its own.
-#[derive(Debug)]
-enum Bitmap {
-    /// All that the disk has.
-    Full,
-    /// Those with a set bit.
-    Bits(Vec<u8>),
-}
 
 /// A stretch of the disk as the table has it.
 #[derive(Debug, Clone, Copy)]
@@ -264,18 +256,9 @@ impl Blocks {
     }
 
     async fn load(&self, file: &dyn Source, block: Block) -> Result<Arc<Bitmap>> {
-        let mut bits = file.read_vec(block.at, self.bitmap_len as usize).await?;
+        let bits = file.read_vec(block.at, self.bitmap_len as usize).await?;
         let sectors = usize::try_from(self.range_of(block.index).len().div_ceil(512)).unwrap_or(0);
-        bits.truncate(sectors.div_ceil(8));
-        let full = (0..sectors).step_by(8).all(|sector| {
-            let own = u8::MAX << 8_usize.saturating_sub(sectors - sector).min(7);
-            bits.get(sector / 8).is_some_and(|byte| byte & own == own)
-        });
-        let bitmap = Arc::new(if full {
-            Bitmap::Full
-        } else {
-            Bitmap::Bits(bits)
-        });
+        let bitmap = Arc::new(Bitmap::new(bits, sectors));
         lock(&self.bitmaps).put(block.index, Arc::clone(&bitmap));
         Ok(bitmap)
     }
@@ -295,23 +278,16 @@ impl Blocks {
             file: FileId(0),
             offset: data + (range.start() - start),
         };
-        let Bitmap::Bits(bits) = bitmap else {
-            merge_extents(list, Extent::new(part, plain(part)));
-            return true;
-        };
         let mut rest = part;
         while !rest.is_empty() {
             if list.len() >= limit {
                 return false;
             }
-            let sector = (rest.start() - start) / 512;
-            let set = is_set(bits, sector);
-            let mut end = sector + 1;
-            while start + end * 512 < rest.end() && is_set(bits, end) == set {
-                end += 1;
-            }
+            let first = (rest.start() - start) / 512;
+            let sectors = (rest.end() - start).div_ceil(512);
+            let (own, end) = bitmap.run(first, sectors);
             let (run, tail) = rest.split_at(start + end * 512);
-            let placement = if set { plain(run) } else { self.hole };
+            let placement = if own { plain(run) } else { self.hole };
             merge_extents(list, Extent::new(run, placement));
             rest = tail;
         }
@@ -328,11 +304,6 @@ fn append_hole(list: &mut Vec<Stretch>, range: ByteRange) {
         return;
     }
     list.push(Stretch { range, block: None });
-}
-
-fn is_set(bits: &[u8], sector: u64) -> bool {
-    let byte = usize::try_from(sector / 8).ok().and_then(|at| bits.get(at));
-    byte.is_some_and(|byte| byte & (0x80 >> (sector % 8)) != 0)
 }
 
 /// The caches are valid after a panic elsewhere: they are only ever put whole entries.

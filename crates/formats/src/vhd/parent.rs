@@ -5,8 +5,8 @@
 //! plain name is asked for, and only through the gate.
 
 use super::header::{Header, Locator, utf16};
-use super::{Layer, backing, layer};
-use crate::{Format, Image, ImageInfo, OpenOptions, Warning};
+use super::{Layer, layer};
+use crate::{BackingInfo, Format, Image, ImageInfo, OpenOptions, Warning};
 use carreto_block::{OpenGate, OpenRequest, ReferenceRole, Source, SourceExt as _};
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::sync::Arc;
@@ -37,7 +37,10 @@ pub(super) async fn open(
         let text = "it is a differencing disk that does not name its parent";
         return Err(Error::new(Kind::Unsafe, text).remedied_by(REMEDY));
     };
-    info.backing = Some(backing(first.text.clone()));
+    info.backing = Some(BackingInfo {
+        name: first.text.clone(),
+        format: Some(Format::Vhd),
+    });
     let (source, inner) = through_gate(file, &names, gate).await?;
     let options = options.for_reference(Format::Vhd);
     let name = source.name().to_owned();

@@ -1,13 +1,16 @@
 //! What the VHD tests share: a writer of small VHDs that follows the specification, a directory
 //! in memory behind the gate, and the corpus.
-#![allow(dead_code, reason = "every test file uses a part of what they share")]
 #![allow(
-    clippy::missing_panics_doc,
+    dead_code,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
-    clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a failed expectation of a test is a panic, a skipped test says so"
+    clippy::unwrap_used,
+    reason = "every test file uses a part of what they share; a failed expectation of a test is a \
+              panic, a skipped test says so"
 )]
 
 pub mod corpus;
