@@ -168,6 +168,11 @@ impl ObjectUrl {
     }
 
     fn from_web(text: &str, scheme: Scheme) -> Result<Self> {
+        // The URL standard would skip over both, and so name something else than was typed.
+        let authority = text.split_once("//").map(|(_, rest)| rest);
+        if text.chars().any(char::is_control) || authority.is_none_or(|a| a.starts_with('/')) {
+            return Err(usage("the web address has control characters or no host"));
+        }
         let mut url = Url::parse(text)
             .map_err(|error| usage("the web address cannot be understood").caused_by(error))?;
         if !url.username().is_empty() || url.password().is_some() {

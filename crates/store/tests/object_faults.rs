@@ -1,5 +1,11 @@
 //! Everything that a store and the line to it can do wrong while an object is read: the right
 //! bytes arrive or there is an error of the right kind, never wrong or missing bytes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation of a test is a panic"
+)]
 
 mod object_support;
 
@@ -235,11 +241,14 @@ async fn a_trickling_body_is_noticed() {
     let case = Case::with(short, |n, r, c| {
         (n == 0).then(|| {
             let mut steps = cut(r, c, 10, Step::Pause(Duration::from_millis(20)));
-            for byte in &c[10..2000] {
+            for byte in &c[10..210] {
                 steps.push(Step::Send(vec![*byte]));
                 steps.push(Step::Pause(Duration::from_millis(20)));
             }
-            steps.push(Step::Hang);
+            let body_end = honest(r, c).into_iter().next();
+            if let Some(Step::Send(bytes)) = body_end {
+                steps.push(Step::Send(bytes[bytes.len() - SIZE + 210..].to_vec()));
+            }
             steps
         })
     })
@@ -449,19 +458,28 @@ async fn a_huge_head_is_an_error() {
 
 #[tokio::test]
 async fn an_endless_error_page_is_cut_off() {
+    let swallowed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&swallowed);
     let case = Case::with(
         |flags| flags.retry_for = Some(Duration::from_millis(200)),
-        |_, _, _| {
+        move |_, _, _| {
             let head = b"HTTP/1.1 500 Oops\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
-            let mut steps = vec![Step::Send(head)];
             let chunk = [b"10000\r\n".to_vec(), vec![b'x'; 1 << 16], b"\r\n".to_vec()].concat();
-            steps.extend(std::iter::repeat_n(Step::Send(chunk), 64));
-            steps.push(Step::Hang);
-            Some(steps)
+            Some(vec![
+                Step::Send(head),
+                Step::Flood(chunk, 1000),
+                Step::Count(Arc::clone(&counter)),
+                Step::Hang,
+            ])
         },
     )
     .await;
     case.fails(Kind::Unavailable, "500").await;
+    assert_eq!(
+        swallowed.load(Ordering::SeqCst),
+        0,
+        "64 MiB of error page were read"
+    );
 }
 
 #[tokio::test]
@@ -541,4 +559,15 @@ async fn a_dropped_read_frees_its_requests() {
         }
     }
     assert!(source.read_vec(0, SIZE).await.unwrap() == content());
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let case = Case::new(|_, _, _| None).await;
+    let source = case.open().await.unwrap();
+    for _ in 0..20 {
+        source.read_vec(17, 100_000).await.unwrap();
+    }
+    assert_eq!(case.server.requests().len(), 21);
+    assert_eq!(case.server.connections(), 1);
 }

@@ -1,4 +1,10 @@
 //! Reading objects from a real S3 server in this process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation of a test is a panic"
+)]
 
 mod object_support;
 

@@ -117,7 +117,7 @@ impl ObjectStoreHandle {
                 return Ok(());
             };
             let pause = retry.pause(failure, bucket.contact.made()).await;
-            pause.map_err(|error| self.place(error, "write the object"))?;
+            pause.map_err(|error| self.place(error, "write"))?;
         }
     }
 

@@ -114,3 +114,6 @@ impl<'a> Retry<'a> {
         failure.error.wrap(text).path(self.object)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ pub struct ObjectSource {
 impl ObjectSource {
     pub(super) async fn open(handle: ObjectStoreHandle) -> Result<Self> {
         let look = look(&handle).await;
-        let version = look.map_err(|error| handle.place(error, "open the object"))?;
+        let version = look.map_err(|error| handle.place(error, "open"))?;
         Ok(Self { handle, version })
     }
 
@@ -121,7 +121,7 @@ impl ObjectSource {
                 retry.progressed();
             }
             let pause = retry.pause(failure, bucket.contact.made()).await;
-            let place = |error| self.handle.place(error, "read the object");
+            let place = |error| self.handle.place(error, "read");
             pause.map_err(|error| place(error).offset(offset + done as u64))?;
         }
     }
@@ -359,7 +359,7 @@ impl Source for ObjectSource {
 
     async fn stamp(&self) -> Result<Stamp> {
         let look = look(&self.handle).await;
-        let version = look.map_err(|error| self.handle.place(error, "look at the object"))?;
+        let version = look.map_err(|error| self.handle.place(error, "check"))?;
         Ok(Stamp(match version.etag {
             Some(etag) => format!("{etag} {}", version.size),
             None => format!("@{} {}", version.modified, version.size),

@@ -2,6 +2,7 @@
 //! because a proper HTTP library refuses to send what must be tested.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -47,6 +48,10 @@ impl Request {
 pub enum Step {
     Send(Vec<u8>),
     Pause(Duration),
+    /// Sends the same bytes that many times.
+    Flood(Vec<u8>, usize),
+    /// Counts that the steps before were done.
+    Count(Arc<AtomicUsize>),
     /// Says nothing more and keeps the connection open.
     Hang,
     Close,
@@ -58,7 +63,7 @@ pub enum Step {
 pub fn answer(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<Step> {
     let mut head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
     let mut bytes = (head + "\r\n").into_bytes();
     bytes.extend_from_slice(body);
@@ -73,6 +78,7 @@ pub struct FaultServer {
     pub endpoint: String,
     pub content: Arc<Vec<u8>>,
     requests: Arc<Mutex<Vec<Request>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 pub const ETAG: &str = "\"first\"";
@@ -87,12 +93,15 @@ impl FaultServer {
             endpoint: format!("http://{}", listener.local_addr().unwrap()),
             content: Arc::new(content),
             requests: Arc::default(),
+            connections: Arc::default(),
         };
         let (content, requests) = (Arc::clone(&server.content), Arc::clone(&server.requests));
         let script: Arc<Script> = Arc::new(script);
+        let connections = Arc::clone(&server.connections);
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (content, requests) = (Arc::clone(&content), Arc::clone(&requests));
                 let script = Arc::clone(&script);
                 // A client that goes away in the middle is what is tested.
@@ -102,6 +111,11 @@ impl FaultServer {
             }
         });
         server
+    }
+
+    /// Connections that were made so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn requests(&self) -> Vec<Request> {
@@ -144,6 +158,14 @@ async fn serve(
         for step in steps {
             match step {
                 Step::Send(bytes) => socket.write_all(&bytes).await?,
+                Step::Flood(bytes, times) => {
+                    for _ in 0..times {
+                        socket.write_all(&bytes).await?;
+                    }
+                }
+                Step::Count(counter) => {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
                 Step::Pause(time) => tokio::time::sleep(time).await,
                 Step::Hang => std::future::pending().await,
                 Step::Close => return socket.shutdown().await,

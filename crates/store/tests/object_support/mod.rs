@@ -1,6 +1,11 @@
 //! Servers for the tests of object stores: a real S3 over a directory, and one that follows a
 //! script of faults.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test file uses a part"
+)]
 
 mod faults;
 
