@@ -1,0 +1,99 @@
+//! Suite `kill`: a migration that dies again and again still gives the right disk, and a disk
+//! that is not done has nothing in its first MiB, so that it never boots.
+
+use super::Lab;
+use super::carreto::{Carreto, text};
+use super::disk::{self, Rng};
+use super::images::{self, Image};
+use super::report::Tally;
+use crate::Result;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const KILLS: usize = 20;
+/// Fewer deaths than this in the middle of a run would show nothing.
+const MIN_KILLS: usize = 5;
+/// Slow enough that a run takes some seconds.
+const RATE: &str = "4M";
+const FIRST: usize = 1 << 20;
+
+pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
+    let folder = lab.folder("kill")?;
+    let carreto = lab.carreto.clone();
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    println!("random moments from seed {seed}");
+    let mut rng = Rng::new(seed);
+    for name in ["zstd.qcow2", "stream.vmdk", "plain.raw"] {
+        let image = images::find(lab.images()?, &format!("even/{name}"))?.clone();
+        let target = folder.join(format!("{name}.target"));
+        let result = torture(&carreto, &image, &target, &mut rng);
+        tally.check(&format!("{name} killed again and again"), result);
+    }
+    Ok(())
+}
+
+fn torture(carreto: &Carreto, image: &Image, target: &Path, rng: &mut Rng) -> Result<()> {
+    let source = text(&image.path)?;
+    let mut kills = 0;
+    for _ in 0..KILLS {
+        let mut child = carreto.spawn_migration(source, target, &["--limit-rate", RATE])?;
+        sleep(Duration::from_millis(50 + rng.below(900)));
+        // SIGKILL: nothing of the program runs after it.
+        child.kill()?;
+        let status = child.wait()?;
+        match status.code() {
+            Some(0) => break,
+            Some(code) => return Err(format!("a rerun ended with exit {code}").into()),
+            None => kills += 1,
+        }
+        never_looks_complete(target, &image.disk)?;
+    }
+    if kills < MIN_KILLS {
+        return Err(format!("only {kills} runs were killed in time").into());
+    }
+    let last = carreto.migration(source, target, &[])?;
+    carreto.expect(0, &last)?;
+    println!("{}: killed {kills} times", image.label);
+    disk::compare(target, &image.disk)
+}
+
+/// A target whose first MiB is there must be there as a whole.
+fn never_looks_complete(target: &Path, wanted: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    match File::open(target) {
+        Ok(file) => file.take(FIRST as u64).read_to_end(&mut start)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if start.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    disk::compare(target, wanted)
+        .map_err(|error| format!("the first MiB is written, but {error}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_done_disk_with_a_boot_sector_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, bytes: Vec<u8>| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).expect("written");
+            path
+        };
+        let full = [vec![1; FIRST], vec![2; 512]].concat();
+        let wanted = file("wanted", full.clone());
+        let early = file("early", [vec![1; FIRST], vec![0; 512]].concat());
+        let half = file("half", [vec![0; FIRST], vec![2; 512]].concat());
+        assert!(never_looks_complete(&early, &wanted).is_err());
+        assert!(never_looks_complete(&half, &wanted).is_ok());
+        assert!(never_looks_complete(&file("full", full), &wanted).is_ok());
+        assert!(never_looks_complete(&folder.path().join("none"), &wanted).is_ok());
+    }
+}
