@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +29,11 @@ impl Corpus {
     /// `None`, said aloud, when the variable is not set.
     pub fn find(test: &str) -> Option<Arc<Self>> {
         let Some(root) = std::env::var_os("CARRETO_CORPUS") else {
-            eprintln!("SKIPPED {test}: CARRETO_CORPUS is not set");
+            // Written past the capture of the test harness, so that it is seen.
+            let line = format!("SKIPPED {test}: CARRETO_CORPUS is not set\n");
+            std::io::stderr()
+                .write_all(line.as_bytes())
+                .expect("say it");
             return None;
         };
         Some(Arc::new(Self {
