@@ -93,8 +93,11 @@ impl Layout {
             return fail(Kind::Corrupt, "has reserved bits set");
         }
         let offset = entry & OFFSET;
-        if offset == 0 {
+        if entry == 0 {
             return Ok(None);
+        }
+        if offset == 0 {
+            return fail(Kind::Corrupt, "points at the header");
         }
         if !offset.is_multiple_of(self.cluster_size()) {
             return fail(Kind::Corrupt, "is not at a cluster boundary");
@@ -137,6 +140,9 @@ impl Layout {
         let offset = entry & OFFSET;
         // Offset 0 of a data file is as good as any other; the flag tells it from "unallocated".
         let allocated = offset != 0 || (self.data_file && entry & COPIED != 0);
+        if !allocated && entry & COPIED != 0 {
+            return corrupt("points at the header");
+        }
         if self.extended {
             return subclusters(entry, offset, allocated, bitmap);
         }

@@ -84,10 +84,7 @@ impl Tables {
     fn hole_end(&self, l1: &[u64], index: usize) -> u64 {
         let rest = l1.get(index + 1..).unwrap_or(&[]);
         // Damaged entries end the hole too: they are reported when they are asked for.
-        match rest
-            .iter()
-            .position(|entry| *entry & !super::entry::COPIED != 0)
-        {
+        match rest.iter().position(|entry| *entry != 0) {
             Some(run) => ((index + 1 + run) as u64) << self.layout.span_bits,
             None => self.layout.virtual_size,
         }

@@ -185,7 +185,7 @@ fn victim(extended: bool) -> Vec<u8> {
         extended,
         zstd: extended,
         cluster_bits: if extended { 14 } else { 9 },
-        ..Spec::new((1 << 20) + 99)
+        ..Spec::new((200 << 10) + 99)
     };
     let disk = sparse_disk(spec.size as usize, 3);
     let plan = |index: u64| match index % 5 {
@@ -198,7 +198,7 @@ fn victim(extended: bool) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Damage in the header and in the tables, mostly with the values that hurt.
     #[test]

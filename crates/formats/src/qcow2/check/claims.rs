@@ -122,8 +122,8 @@ impl Claims {
 
     /// The same for the clusters whose numbers lie in `range`.
     pub(super) fn for_each_in(&self, range: std::ops::Range<u64>, mut visit: impl FnMut(u64)) {
-        let end = range.end.min(self.clusters);
-        for index in index_of(range.start / 64)..index_of(end.div_ceil(64)) {
+        let range = range.start..range.end.min(self.clusters);
+        for index in index_of(range.start / 64)..index_of(range.end.div_ceil(64)) {
             let plain = if self.data_file {
                 0
             } else {
