@@ -81,7 +81,7 @@ async fn images_have_their_known_content() {
         }
     }
     assert!(
-        matches >= 10 && refusals >= 6,
+        matches >= 9 && refusals >= 6,
         "{matches} matches, {refusals} refusals"
     );
 }
