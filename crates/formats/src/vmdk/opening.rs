@@ -234,19 +234,15 @@ impl Opening<'_> {
                 parts.push(len, Body::Zero)?;
                 continue;
             };
-            let id = match opened.get(name.as_str()) {
-                Some(id) => *id,
-                None => {
-                    let (source, _) = self
-                        .gate
-                        .open(self.request(name, ReferenceRole::Extent))
-                        .await?;
-                    let id =
-                        FileId(u16::try_from(parts.files.len()).map_err(|_| too_many_files())?);
-                    parts.files.push(source);
-                    opened.insert(name.as_str(), id);
-                    id
-                }
+            let id = if let Some(id) = opened.get(name.as_str()) {
+                *id
+            } else {
+                let request = self.request(name, ReferenceRole::Extent);
+                let (source, _) = self.gate.open(request).await?;
+                let id = FileId(u16::try_from(parts.files.len()).map_err(|_| too_many_files())?);
+                parts.files.push(source);
+                opened.insert(name.as_str(), id);
+                id
             };
             self.extent(&mut parts, line, id)
                 .await
