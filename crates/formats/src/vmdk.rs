@@ -28,6 +28,8 @@ mod line;
 mod markers;
 mod names;
 mod opening;
+mod policy;
+mod reading;
 mod sesparse;
 mod sparse;
 mod stream;
