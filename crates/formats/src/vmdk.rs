@@ -1,4 +1,4 @@
-//! VMDK: VMware's format with all its subformats.
+//! VMDK: the format of `VMware` with all its subformats.
 //!
 //! A VMDK is a text descriptor and one or more extents. The descriptor is a file of its own, or
 //! lies inside the only extent (`monolithicSparse`, `streamOptimized`). An extent is flat, all
@@ -6,12 +6,12 @@
 //! and `seSparse`. Whatever the layout, a grain directory points at grain tables, whose entries
 //! point at grains; compressed grains carry a marker that names their address.
 //!
-//! Sources of format facts: VMware, "Virtual Disk Format 5.0" (called K here); the libyal
-//! documentation of VMDK (LY) for COWD; the comments of QEMU's `block/vmdk.c` (SE) for seSparse,
+//! Sources of format facts: `VMware`, "Virtual Disk Format 5.0" (called K here); the libyal
+//! documentation of VMDK (LY) for COWD; the comments of QEMU's `block/vmdk.c` (SE) for `seSparse`,
 //! which has no public specification.
 //!
 //! What is refused: raw devices (`fullDevice`, `partitionedDevice`, `custom`, RDM), encrypted
-//! disks, `NOACCESS` extents with data, seSparse with a journal to replay, a part of a split disk
+//! disks, `NOACCESS` extents with data, `seSparse` with a journal to replay, a part of a split disk
 //! opened alone, and a stream without a grain directory, which cannot be told from a stream whose
 //! transfer stopped.
 
@@ -28,6 +28,8 @@ mod line;
 mod markers;
 mod names;
 mod opening;
+mod policy;
+mod reading;
 mod sesparse;
 mod sparse;
 mod stream;
@@ -63,7 +65,7 @@ pub async fn open(
 fn sectors_to_bytes(sectors: u64) -> Option<u64> {
     sectors
         .checked_mul(SECTOR)
-        .filter(|bytes| *bytes <= i64::MAX as u64)
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
 }
 
 fn corrupt(text: impl Into<String>) -> Error {

@@ -115,17 +115,15 @@ impl Descriptor {
             self.extents.push(extent);
             return Ok(());
         }
-        match key_value(line) {
-            Some((key, value)) => self.take_value(&key, value),
-            None => {
-                if self.strange.len() < 8 {
-                    let line = &line[..line.len().min(80)];
-                    self.strange
-                        .push(String::from_utf8_lossy(line).into_owned());
-                }
-                Ok(())
-            }
+        if let Some((key, value)) = key_value(line) {
+            return self.take_value(&key, value);
         }
+        if self.strange.len() < 8 {
+            let line = &line[..line.len().min(80)];
+            let line = String::from_utf8_lossy(line).into_owned();
+            self.strange.push(line);
+        }
+        Ok(())
     }
 
     fn take_value(&mut self, key: &str, value: &[u8]) -> Result<()> {

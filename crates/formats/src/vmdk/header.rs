@@ -186,8 +186,12 @@ impl Header {
     /// Whether `footer` describes the same disk: everything else could make one reader see
     /// another disk than the next.
     pub(super) fn agrees(&self, footer: &Self) -> bool {
-        let shape = |h: &Self| (h.capacity, h.grain, h.per_table, h.compression, h.flags);
-        shape(self) == shape(footer) && footer.version == self.version
+        const MEANING: u32 = ZERO_ENTRIES | COMPRESSED | MARKERS;
+        let shape = |h: &Self| {
+            let flags = h.flags & MEANING;
+            (h.capacity, h.grain, h.per_table, h.compression, flags)
+        };
+        shape(self) == shape(footer)
     }
 
     /// Where the embedded descriptor is, in bytes; `None` when there is none.

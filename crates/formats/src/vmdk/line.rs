@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn lines_that_real_writers_produce() {
-        let cases: [(&str, Access, u64, ExtentType, Option<&str>, u64); 8] = [
+        let cases = [
             (
                 "RW 2048 FLAT \"a-flat.vmdk\" 63",
                 Access::ReadWrite,

@@ -3,48 +3,25 @@
 use super::descriptor::{self, Descriptor};
 use super::disk::{Body, Disk, Parts};
 use super::flat::Flat;
-use super::header::{self, Header, MAX_DESCRIPTOR};
+use super::header::{Header, MAX_DESCRIPTOR};
 use super::layout::Layout;
-use super::line::{Access, ExtentLine, ExtentType};
+use super::line::{ExtentLine, ExtentType};
+use super::policy::{MAX_FILES, lone_part, refuse_access, refuse_kind, too_many_files};
+use super::reading::{Magic, cowd_layout, head, head_of, hosted_layout, sparse_layout};
 use super::sparse::Sparse;
 use super::tables::Tables;
-use super::{SECTOR, corrupt, cowd, inside, names, sectors_to_bytes, sesparse, stream};
+use super::{SECTOR, corrupt, inside, names, sectors_to_bytes};
 use crate::{BackingInfo, Chained, Format, Image, ImageInfo, OpenOptions, Warning};
 use carreto_block::{FileId, OpenGate, OpenRequest, ReferenceRole, Source, SourceExt as _};
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The most files of a whole chain: a `FileId` has 16 bits.
-const MAX_FILES: usize = 60_000;
-
 /// An image and what a child of it has to compare.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) image: Arc<dyn Image>,
     cid: Option<u32>,
-}
-
-/// What stands at the start of a file.
-enum Magic {
-    Hosted,
-    Cowd,
-    SeSparse,
-    Other,
-}
-
-impl Magic {
-    fn of(head: &[u8]) -> Self {
-        if head.starts_with(header::MAGIC) {
-            Self::Hosted
-        } else if head.starts_with(cowd::MAGIC) {
-            Self::Cowd
-        } else if head.starts_with(&sesparse::MAGIC) {
-            Self::SeSparse
-        } else {
-            Self::Other
-        }
-    }
 }
 
 /// Opens the image in `file` and its parents.
@@ -234,19 +211,15 @@ impl Opening<'_> {
                 parts.push(len, Body::Zero)?;
                 continue;
             };
-            let id = match opened.get(name.as_str()) {
-                Some(id) => *id,
-                None => {
-                    let (source, _) = self
-                        .gate
-                        .open(self.request(name, ReferenceRole::Extent))
-                        .await?;
-                    let id =
-                        FileId(u16::try_from(parts.files.len()).map_err(|_| too_many_files())?);
-                    parts.files.push(source);
-                    opened.insert(name.as_str(), id);
-                    id
-                }
+            let id = if let Some(id) = opened.get(name.as_str()) {
+                *id
+            } else {
+                let request = self.request(name, ReferenceRole::Extent);
+                let (source, _) = self.gate.open(request).await?;
+                let id = FileId(u16::try_from(parts.files.len()).map_err(|_| too_many_files())?);
+                parts.files.push(source);
+                opened.insert(name.as_str(), id);
+                id
             };
             self.extent(&mut parts, line, id)
                 .await
@@ -390,56 +363,6 @@ struct Parent {
     image: Arc<dyn Image>,
 }
 
-/// The first `len` bytes of `file`, or all.
-async fn head(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
-    head_of(file, len.min(file.size())).await
-}
-
-async fn head_of(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
-    file.read_vec(0, usize::try_from(len).unwrap_or(usize::MAX))
-        .await
-}
-
-/// Reads the headers of a sparse extent of any layout.
-async fn sparse_layout(
-    file: &dyn Source,
-    options: &OpenOptions,
-    warnings: &mut Vec<Warning>,
-) -> Result<Layout> {
-    let head = head(file, SECTOR).await?;
-    match Magic::of(&head) {
-        Magic::Hosted => hosted_layout(file, &head, options, warnings).await,
-        Magic::SeSparse => sesparse::layout(file, &head, &options.limits).await,
-        Magic::Cowd => {
-            let (header, layout) = cowd_layout(file, options).await?;
-            warnings.extend(header.warnings());
-            Ok(layout)
-        }
-        Magic::Other => Err(corrupt("the sparse extent has no known magic number").offset(0)),
-    }
-}
-
-async fn hosted_layout(
-    file: &dyn Source,
-    head: &[u8],
-    options: &OpenOptions,
-    warnings: &mut Vec<Warning>,
-) -> Result<Layout> {
-    let mut header = Header::parse(head)?;
-    header.check(file.size(), &options.limits)?;
-    warnings.extend(header.warnings());
-    if header.directory_at_end() {
-        header = stream::find_directory(file, &header, &options.limits, warnings).await?;
-    }
-    header.layout(file.size(), warnings)
-}
-
-async fn cowd_layout(file: &dyn Source, options: &OpenOptions) -> Result<(cowd::Cowd, Layout)> {
-    let header = cowd::Cowd::parse(&head(file, cowd::LEN).await?)?;
-    let layout = header.layout(file.size(), &options.limits)?;
-    Ok((header, layout))
-}
-
 /// Appends a sparse extent. A descriptor's line may count fewer sectors than the extent has only
 /// where the extent was rounded up to whole grains.
 fn push_sparse(parts: &mut Parts, file: FileId, layout: Layout, line: Option<u64>) -> Result<()> {
@@ -460,73 +383,4 @@ fn push_sparse(parts: &mut Parts, file: FileId, layout: Layout, line: Option<u64
         extent,
     };
     parts.push(len, Body::Sparse(Box::new(Sparse { tables, file })))
-}
-
-/// Refuses what is not a disk image: encrypted disks and descriptors of devices.
-fn refuse_kind(descriptor: &Descriptor, strict: bool) -> Result<()> {
-    if descriptor.is_encrypted() {
-        let text = "the disk is encrypted by VMware";
-        return Err(Error::new(Kind::Encrypted, text));
-    }
-    let shown = &descriptor.create_type;
-    let known = match descriptor.kind().as_str() {
-        "fulldevice"
-        | "partitioneddevice"
-        | "custom"
-        | "vmfsraw"
-        | "vmfsrdm"
-        | "vmfsrdmp"
-        | "vmfsrawdevicemap"
-        | "vmfspassthroughrawdevicemap" => {
-            let text = format!("createType {shown:?} is a device, not an image");
-            return Err(Error::new(Kind::Unsupported, text));
-        }
-        "monolithicsparse"
-        | "monolithicflat"
-        | "twogbmaxextentsparse"
-        | "twogbmaxextentflat"
-        | "vmfs"
-        | "vmfsthin"
-        | "vmfspreallocated"
-        | "vmfseagerzeroedthick"
-        | "vmfssparse"
-        | "sesparse"
-        | "streamoptimized" => true,
-        _ => false,
-    };
-    if strict && !known {
-        let text = format!("createType {shown:?} is unknown");
-        return Err(Error::new(Kind::Unsupported, text));
-    }
-    if descriptor
-        .extents
-        .iter()
-        .any(|line| line.kind == ExtentType::Device)
-    {
-        let text = "an extent is a raw device mapping, not an image";
-        return Err(Error::new(Kind::Unsupported, text));
-    }
-    Ok(())
-}
-
-/// What a guest may not touch has no content that could be copied, unless it has none at all.
-fn refuse_access(line: &ExtentLine) -> Result<()> {
-    if line.access == Access::None && line.kind != ExtentType::Zero {
-        let text = "an extent with data is marked NOACCESS";
-        return Err(Error::new(Kind::Unsupported, text));
-    }
-    Ok(())
-}
-
-fn lone_part(what: &str) -> Error {
-    let text = format!("the {what} extent holds no descriptor: it is one part of a disk");
-    corrupt(text)
-        .remedied_by("name the descriptor file (a short text) instead of one of its extents")
-}
-
-fn too_many_files() -> Error {
-    Error::new(
-        Kind::Limit,
-        format!("the disk consists of more than {MAX_FILES} files"),
-    )
 }

@@ -157,7 +157,7 @@ impl Tables {
         let most = (RUN / len).max(1).min(self.layout.tables - index);
         let mut count = 1;
         while count < most
-            && (index + count) % self.per_page() != 0
+            && !(index + count).is_multiple_of(self.per_page())
             && self
                 .offset_in(&page, copy, index + count)
                 .is_ok_and(|next| next == Some(offset + count * len))
@@ -180,7 +180,7 @@ impl Tables {
     pub(super) async fn table(&self, index: u64) -> Result<Option<Arc<Table>>> {
         let key = self.key(Part::Table(index));
         if let Some(table) = self.cache.get(key) {
-            return Ok((!table.bytes.is_empty()).then_some(table));
+            return Ok(Some(table));
         }
         let primary = self.run(Copy::Primary, index).await;
         let damage = match &primary {
@@ -189,18 +189,18 @@ impl Tables {
                 .and_then(|table| self.validate(index, table).err()),
             Ok(_) => None,
             Err(error) if is_damage(error) => None,
-            Err(_) => return self.keep(primary?, index),
+            Err(_) => return primary.map(|_| None),
         };
         if (damage.is_some() || primary.is_err())
             && let Some(table) = self.rescued(index).await?
         {
             return Ok(Some(self.cache.put(key, self.table_of(index, &table))));
         }
-        self.keep(primary?, index)
+        Ok(self.keep(&primary?, index))
     }
 
     /// Puts the tables of `run` into the cache: all that are sound, and `index` in any case.
-    fn keep(&self, run: Run, index: u64) -> Result<Option<Arc<Table>>> {
+    fn keep(&self, run: &Run, index: u64) -> Option<Arc<Table>> {
         let mut wanted = None;
         for at in run.indices() {
             let Some(table) = run.table(at) else { continue };
@@ -211,7 +211,7 @@ impl Tables {
                 self.cache.put(key, self.table_of(at, table));
             }
         }
-        Ok(wanted)
+        wanted
     }
 
     fn table_of(&self, index: u64, bytes: &[u8]) -> Table {

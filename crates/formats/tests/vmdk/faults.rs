@@ -66,7 +66,7 @@ async fn a_failure_is_not_remembered() {
         open_source(Arc::new(counted), &OpenGate::closed())
             .await
             .unwrap();
-        for later in 1..5 {
+        for later in 1..=3 {
             let fault = Fault::at(count.operations() + later, Kind::Io);
             let faulty = FaultySource::new(Arc::clone(&memory), fault);
             let image = open_source(Arc::new(faulty), &OpenGate::closed())

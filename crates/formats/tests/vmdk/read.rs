@@ -2,7 +2,7 @@
 
 use crate::build::{CID, Hosted, SECTOR, Stream, cowd, descriptor, hosted, sesparse, stream};
 use crate::support::{MemFolder, open_alone, open_with};
-use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint, Source as _};
+use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint};
 use carreto_error::Kind;
 use carreto_formats::{Image, Limits};
 use carreto_testkit::{conformance, sparse_disk};
@@ -163,7 +163,7 @@ async fn an_empty_disk_of_any_size_is_one_extent() {
     );
     let capacity: u64 = 40 << 40;
     bytes[12..20].copy_from_slice(&(capacity / 512).to_le_bytes());
-    let directory = capacity.div_ceil(32 << 20) as usize * 4;
+    let directory = usize::try_from(capacity.div_ceil(32 << 20)).unwrap() * 4;
     bytes[places.directory..places.directory + 4].fill(0);
     bytes.resize(places.directory + directory, 0);
     let text = String::from_utf8_lossy(&bytes[512..1024]).replace("RW 1 ", "RW 85899345920 ");
