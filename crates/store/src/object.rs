@@ -5,11 +5,12 @@
 //!
 //! - `transport` is the only HTTP client. It follows no redirect and no environment, and checks
 //!   every answer's status, range and length before `object_store` sees it.
-//! - `source` pins every read to the object that was opened and resumes broken bodies.
+//! - `source` pins every read to the `version` that was opened and resumes a `body` that breaks.
 //! - `retry` is the only place that tries again, by an allow list that `failure` keeps.
 //! - `build` and `stores` turn settings and URLs into stores; `gate` opens what images name.
 
 mod answer;
+mod body;
 mod build;
 mod clock;
 mod event;
@@ -21,6 +22,7 @@ mod retry;
 mod source;
 mod stores;
 mod transport;
+mod version;
 
 pub use event::{SilentObserver, StoreEvent, StoreObserver};
 pub use handle::ObjectStoreHandle;

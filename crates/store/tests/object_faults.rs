@@ -571,3 +571,18 @@ async fn connections_are_used_again() {
     assert_eq!(case.server.requests().len(), 21);
     assert_eq!(case.server.connections(), 1);
 }
+
+/// An outage lasts from the last byte on: a bad line that still moves is not given up.
+#[tokio::test]
+async fn progress_renews_the_budget() {
+    let case = Case::with(
+        |flags| flags.retry_for = Some(Duration::from_secs(1)),
+        |_, r, c| {
+            let (first, last) = r.range()?;
+            Some(cut(r, c, (last + 1 - first).min(10_000), Step::Close))
+        },
+    )
+    .await;
+    case.reads_right().await;
+    assert_eq!(case.events.events().len(), 29);
+}
