@@ -308,7 +308,7 @@ async fn fields_of_eight_bytes() {
             copied | PACKED as u64,
             Warn("shared_cluster"),
         ),
-        ("zero entry misaligned", L2, data | 513, Fail(Corrupt)),
+        ("zero entry misaligned", L2, data | 0x201, Fail(Corrupt)),
         ("zero entry at metadata", L2, l1 | 1, Fail(Corrupt)),
         ("zero entry with a cluster past the end", L2, end | 1, Fine),
         (
