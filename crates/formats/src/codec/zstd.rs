@@ -53,3 +53,59 @@ fn frames(context: &mut DCtx<'_>, mut input: &[u8], output: &mut [u8]) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        zstd::bulk::compress(bytes, 3).unwrap()
+    }
+
+    fn outcome(input: &[u8], len: usize) -> Result<Vec<u8>> {
+        let mut output = vec![0xA5; len];
+        unzstd(input, &mut output).map(|()| output)
+    }
+
+    #[test]
+    fn frames_follow_each_other_and_anything_follows_them() {
+        let skippable = [&[0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        let input = [
+            frame(b"one "),
+            frame(b""),
+            skippable,
+            frame(b"two"),
+            b"anything".to_vec(),
+        ];
+        assert_eq!(outcome(&input.concat(), 7).unwrap(), b"one two");
+        assert_eq!(outcome(b"not even a frame", 0).unwrap(), b"");
+    }
+
+    #[test]
+    fn too_little_too_much_and_damage_are_corrupt() {
+        let good = frame(&[7; 1000]);
+        let cut = &good[..good.len() - 1];
+        let empty = [frame(b""), frame(b"")].concat();
+        let mut huge_window = frame(&[7; 1000]);
+        // A frame header without a content size that claims the largest window there is.
+        huge_window.splice(4..5, [0x00, 0xFF]);
+        let cases: [(&[u8], usize); 7] = [
+            (&good, 1001),
+            (&good, 999),
+            (cut, 1000),
+            (&empty, 1),
+            (b"", 1),
+            (b"nonsense", 4),
+            (&huge_window, 1000),
+        ];
+        for (input, len) in cases {
+            let error = outcome(input, len).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{len}: {error}");
+        }
+        assert_eq!(
+            outcome(&good, 1000).unwrap(),
+            [7; 1000],
+            "the context recovers"
+        );
+    }
+}

@@ -67,3 +67,37 @@ impl Decode for Zstd {
         unzstd(input, output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn deflate(bytes: &[u8]) -> Vec<u8> {
+        let level = flate2::Compression::default();
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_follows_the_cluster_is_ignored_and_a_short_one_is_corrupt() {
+        let text: Vec<u8> = (0..5000u32).flat_map(u32::to_be_bytes).collect();
+        let codec = Compression::Zlib.codec();
+        let mut input = deflate(&text);
+        input.extend_from_slice(b"the next cluster");
+        for len in [text.len(), text.len() - 1, 512] {
+            let mut output = vec![0xA5; len];
+            codec.decode(&input, 0, &mut output).unwrap();
+            assert!(output == text[..len], "{len} bytes");
+        }
+        let mut output = vec![0; text.len() + 1];
+        let error = codec.decode(&input, 0, &mut output).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        let half = &input[..input.len() / 2];
+        let error = codec
+            .decode(half, 0, &mut output[..text.len()])
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    }
+}

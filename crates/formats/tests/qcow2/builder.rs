@@ -373,12 +373,14 @@ fn show(put: Put, part: &mut [u8], base: &[u8], step: usize) {
     for (at, byte) in part.iter_mut().enumerate() {
         let index = (at / step.max(1)) as u32;
         match put {
-            Put::Plain | Put::Packed => {}
             Put::Zero | Put::Reserved => *byte = 0,
             Put::Absent => *byte = below(at),
-            Put::Sub(data, _) if data >> index & 1 == 1 => {}
-            Put::Sub(_, zero) if zero >> index & 1 == 1 => *byte = 0,
-            Put::Sub(..) => *byte = below(at),
+            Put::Plain | Put::Packed => {}
+            Put::Sub(data, zero) => match (data >> index & 1, zero >> index & 1) {
+                (1, _) => {}
+                (_, 1) => *byte = 0,
+                _ => *byte = below(at),
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ use carreto_error::Result;
 use carreto_formats::open;
 use carreto_testkit::MemSource;
 use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -81,8 +82,11 @@ async fn digest(bytes: Vec<u8>) -> Result<String> {
             hash.update(bytes);
         }
     }
-    let hex = hash.finalize();
-    Ok(hex.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut hex = String::new();
+    for byte in hash.finalize() {
+        write!(hex, "{byte:02x}").unwrap();
+    }
+    Ok(hex)
 }
 
 #[tokio::test]

@@ -136,16 +136,16 @@ async fn an_image_that_is_its_own_backing_file_is_refused() {
 
 /// Opens, checks, maps and reads whatever is there; only the kinds of a broken image may come.
 async fn survive(file: &[u8]) {
-    let fine = |kind| {
+    let expected = |kind| {
         use Kind::{Corrupt, Encrypted, Limit, Truncated, Unsafe, Unsupported};
         let known = [Corrupt, Encrypted, Limit, Truncated, Unsafe, Unsupported];
         assert!(known.contains(&kind), "{kind}");
     };
     let image: Arc<dyn Image> = match open_bytes(file).await {
         Ok(image) => image,
-        Err(error) => return fine(error.kind()),
+        Err(error) => return expected(error.kind()),
     };
-    let checked = image.check(&qcow2().limits).await;
+    let report = image.check(&qcow2().limits).await;
     let mut todo = ByteRange::whole(image.size());
     let mut unmapped = None;
     for _ in 0..100 {
@@ -155,7 +155,7 @@ async fn survive(file: &[u8]) {
                 todo = todo.split_at(end).1;
             }
             Err(error) => {
-                fine(error.kind());
+                expected(error.kind());
                 unmapped = Some(error);
                 break;
             }
@@ -164,16 +164,16 @@ async fn survive(file: &[u8]) {
             break;
         }
     }
-    match checked {
+    match report {
         Ok(_) => assert!(unmapped.is_none(), "checked, but: {unmapped:?}"),
-        Err(error) => fine(error.kind()),
+        Err(error) => expected(error.kind()),
     }
     let len = usize::try_from(image.size().min(2 << 20)).unwrap();
     let (first, second) = (image.read_vec(0, len).await, image.read_vec(0, len).await);
     match (first, second) {
         (Ok(first), Ok(second)) => assert!(first == second, "two reads differ"),
         (Err(first), Err(second)) => {
-            fine(first.kind());
+            expected(first.kind());
             assert_eq!(first.kind(), second.kind());
         }
         _ => panic!("one of two reads failed"),

@@ -2,7 +2,11 @@
 //! and the corpora.
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "tests count in small numbers"
+    clippy::expect_used,
+    clippy::large_stack_arrays,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed expectation of a test is a panic, and its numbers and arrays are small"
 )]
 
 mod builder;
@@ -10,4 +14,5 @@ mod corpus;
 mod faults;
 mod malformed;
 mod reading;
+mod references;
 mod support;

@@ -46,8 +46,8 @@ async fn every_cluster_size_version_and_codec_conforms() {
         for (version, zstd) in [(2, false), (3, false), (3, true)] {
             let spec = Spec {
                 version,
-                zstd,
                 cluster_bits,
+                zstd,
                 ..Spec::new((5 << cluster_bits) + (300 << 10) + 1)
             };
             let what = format!("v{version}, cluster_bits {cluster_bits}, zstd {zstd}");
