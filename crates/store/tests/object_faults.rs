@@ -579,7 +579,9 @@ async fn connections_are_used_again() {
         source.read_vec(17, 100_000).await.unwrap();
     }
     assert_eq!(case.server.requests().len(), 21);
-    assert_eq!(case.server.connections(), 1);
+    // A request can be quicker than the return of the connection before it.
+    let connections = case.server.connections();
+    assert!(connections <= 3, "{connections} connections");
 }
 
 /// An outage lasts from the last byte on: a bad line that still moves is not given up.
