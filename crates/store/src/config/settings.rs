@@ -105,11 +105,11 @@ pub struct StoreSettings {
     pub headers: BTreeMap<String, Secret>,
     /// How long a request is tried again before the store counts as unavailable.
     pub retry_for: Option<Duration>,
-    /// How long a request may go without [`Self::min_progress`] bytes arriving.
+    /// How long a request may go without `min_progress` bytes arriving.
     pub read_timeout: Option<Duration>,
     /// How long a connection may take to be made.
     pub connect_timeout: Option<Duration>,
-    /// Bytes that must arrive within each [`Self::read_timeout`].
+    /// Bytes that must arrive within each `read_timeout`.
     pub min_progress: Option<u64>,
     /// Requests under way at once, for all readers of a bucket together.
     pub max_requests: Option<usize>,

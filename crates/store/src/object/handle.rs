@@ -24,6 +24,8 @@ pub(super) struct Bucket {
     pub(super) contact: Arc<Contact>,
     pub(super) permits: Semaphore,
     pub(super) limits: Limits,
+    /// Whether requests carry credentials.
+    pub(super) signed: bool,
 }
 
 /// The numbers in the settings, with their defaults.
@@ -47,7 +49,15 @@ impl Bucket {
 
     /// Maps an error of `object_store`.
     pub(super) fn failure(&self, error: &object_store::Error) -> Failure {
-        failure::of_store(error, &self.redactor)
+        let mut failure = failure::of_store(error, &self.redactor);
+        let status = failure.answer.as_ref().map(|answer| answer.status.as_u16());
+        if !self.signed && matches!(status, Some(401 | 403)) {
+            failure.error = failure.error.remedied_by(
+                "no credentials were given, so the request was not signed: name them in the \
+                 environment or the configuration file",
+            );
+        }
+        failure
     }
 }
 

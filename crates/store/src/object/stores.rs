@@ -96,6 +96,7 @@ impl ObjectStores {
             observer: Arc::clone(&self.observer),
             redactor,
             contact,
+            signed: settings.credentials.is_some() && !settings.anonymous.unwrap_or(false),
             permits: Semaphore::new(settings.max_requests()),
             limits: Limits {
                 retry_for: settings.retry_for(),

@@ -125,7 +125,7 @@ async fn look_once(handle: &ObjectStoreHandle) -> Result<Version, Failure> {
 fn is_mute_refusal(failure: &Failure) -> bool {
     failure.answer.as_ref().is_some_and(|answer| {
         let status = answer.status.as_u16();
-        answer.code.is_none() && matches!(status, 300..=399 | 400 | 401 | 403 | 405 | 501)
+        answer.code.is_none() && matches!(status, 300..=399 | 400 | 401 | 403 | 404 | 405 | 501)
     })
 }
 
