@@ -131,7 +131,8 @@ impl Server {
 
     fn wait_until_healthy(&mut self, log: &Path) -> Result<()> {
         let start = Instant::now();
-        while self.client.get_status("/minio/health/live").ok() != Some(200) {
+        // `live` and `ready` already say yes when requests are still refused.
+        while self.client.get_status("/minio/health/cluster").ok() != Some(200) {
             let ended = match &mut self.child {
                 Some(child) => child.try_wait()?,
                 None => None,

@@ -100,7 +100,9 @@ impl Client {
         let status = status.ok_or_else(|| format!("no HTTP answer: {line:?} ({sent:?})"))?;
         let mut text = Vec::new();
         answer.read_to_end(&mut text)?;
-        Ok((status, String::from_utf8_lossy(&text).into_owned()))
+        let text = String::from_utf8_lossy(&text);
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Ok((status, body.to_owned()))
     }
 }
 
