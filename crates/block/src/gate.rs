@@ -134,7 +134,7 @@ impl OpenGate {
         let path = self.resolve(request)?;
         let (grant, relative) = self
             .granted(&path)
-            .ok_or_else(|| self.outside(request, &path))?;
+            .ok_or_else(|| Self::outside(request, &path))?;
         if self.chain.len() > self.max_depth {
             let text = format!("the chain of files is longer than {}", self.max_depth);
             return Err(Error::new(Kind::Limit, text).path(request.referrer));
@@ -142,7 +142,7 @@ impl OpenGate {
         let opener = self
             .opener
             .as_ref()
-            .ok_or_else(|| self.outside(request, &path))?;
+            .ok_or_else(|| Self::outside(request, &path))?;
         let opened = opener
             .open_beneath(&grant.0, relative)
             .await
@@ -152,7 +152,7 @@ impl OpenGate {
             return Err(Error::new(Kind::Unsafe, text).path(request.referrer));
         }
         let mut inner = self.clone();
-        inner.directory = parent_of(&path).to_owned();
+        parent_of(&path).clone_into(&mut inner.directory);
         inner.chain.push(opened.identity);
         Ok((opened.source, inner))
     }
@@ -169,7 +169,7 @@ impl OpenGate {
         } else {
             format!("{}/{name}", self.directory)
         };
-        normalise(&joined).ok_or_else(|| self.outside(request, &joined))
+        normalise(&joined).ok_or_else(|| Self::outside(request, &joined))
     }
 
     fn granted<'p>(&self, path: &'p str) -> Option<(&Grant, &'p str)> {
@@ -180,7 +180,7 @@ impl OpenGate {
         })
     }
 
-    fn outside(&self, request: OpenRequest<'_>, path: &str) -> Error {
+    fn outside(request: OpenRequest<'_>, path: &str) -> Error {
         let OpenRequest {
             referrer,
             name,
