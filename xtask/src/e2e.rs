@@ -37,31 +37,11 @@ struct Suite {
 
 /// In the order in which they run: MinIO is built meanwhile, so its suite is the last.
 const SUITES: &[Suite] = &[
-    Suite {
-        name: "qemu",
-        needs: &[needs::QEMU],
-        run: qemu::run,
-    },
-    Suite {
-        name: "kill",
-        needs: &[needs::QEMU],
-        run: kill::run,
-    },
-    Suite {
-        name: "devices",
-        needs: &[needs::ROOT, needs::QEMU, needs::LOOP],
-        run: devices::run,
-    },
-    Suite {
-        name: "root",
-        needs: &[needs::ROOT],
-        run: root_tests::run,
-    },
-    Suite {
-        name: "s3",
-        needs: &[needs::QEMU, needs::MINIO],
-        run: s3::run,
-    },
+    Suite { name: "qemu", needs: &[needs::QEMU], run: qemu::run },
+    Suite { name: "kill", needs: &[needs::QEMU], run: kill::run },
+    Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
+    Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },
+    Suite { name: "s3", needs: &[needs::QEMU, needs::MINIO], run: s3::run },
 ];
 
 /// What all suites share.
@@ -102,10 +82,8 @@ struct Options {
 }
 
 fn parse(arguments: &[String]) -> Result<Options> {
-    let (flags, names): (Vec<_>, Vec<_>) = arguments
-        .iter()
-        .map(String::as_str)
-        .partition(|argument| argument.starts_with('-'));
+    let (flags, names): (Vec<_>, Vec<_>) =
+        arguments.iter().map(String::as_str).partition(|argument| argument.starts_with('-'));
     if let Some(flag) = flags.iter().find(|flag| **flag != "--allow-skip") {
         return Err(format!("unknown option {flag}").into());
     }
@@ -130,9 +108,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let options = parse(arguments)?;
     let target = process::target_directory(root)?;
     let wants_server = options.suites.iter().any(|suite| suite.name == "s3");
-    let server = wants_server
-        .then(|| minio::Installing::start(&target.join("e2e")))
-        .transpose()?;
+    let server = wants_server.then(|| minio::Installing::start(&target.join("e2e"))).transpose()?;
     let folder = tempfile::Builder::new().prefix("carreto-e2e-").tempdir()?;
     let mut lab = Lab {
         root: root.to_owned(),
@@ -142,11 +118,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         images: Vec::new(),
         versions: Vec::new(),
     };
-    let tallies: Vec<_> = options
-        .suites
-        .iter()
-        .map(|suite| run_suite(suite, options.allow_skip, &mut lab))
-        .collect();
+    let tallies: Vec<_> =
+        options.suites.iter().map(|suite| run_suite(suite, options.allow_skip, &mut lab)).collect();
     report::print(&tallies, &lab.versions)
 }
 

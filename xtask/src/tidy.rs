@@ -25,18 +25,11 @@ pub(crate) struct Finding {
 
 impl Finding {
     fn error(place: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            place: place.into(),
-            text: text.into(),
-        }
+        Self { severity: Severity::Error, place: place.into(), text: text.into() }
     }
 
     fn advice(place: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Advice,
-            ..Self::error(place, text)
-        }
+        Self { severity: Severity::Advice, ..Self::error(place, text) }
     }
 }
 
@@ -74,10 +67,7 @@ fn report(files: &[String], findings: &[Finding]) -> Result<()> {
         println!("{finding}");
     }
     let advice = count(findings, Severity::Advice);
-    println!(
-        "tidy: {} files, {errors} errors, {advice} pieces of advice",
-        files.len()
-    );
+    println!("tidy: {} files, {errors} errors, {advice} pieces of advice", files.len());
     if errors > 0 {
         return Err(format!("{errors} rules are broken").into());
     }
@@ -85,8 +75,5 @@ fn report(files: &[String], findings: &[Finding]) -> Result<()> {
 }
 
 fn count(findings: &[Finding], severity: Severity) -> usize {
-    findings
-        .iter()
-        .filter(|finding| finding.severity == severity)
-        .count()
+    findings.iter().filter(|finding| finding.severity == severity).count()
 }

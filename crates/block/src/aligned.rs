@@ -27,10 +27,7 @@ impl AlignedBuf {
     /// [`Kind::Limit`] when the system has not that much memory.
     pub fn zeroed(len: usize) -> Result<Self> {
         let pages = Page::new_vec_zeroed(len.div_ceil(ALIGNMENT)).map_err(|_| {
-            Error::new(
-                Kind::Limit,
-                format!("{len} bytes of memory are not to be had"),
-            )
+            Error::new(Kind::Limit, format!("{len} bytes of memory are not to be had"))
         })?;
         Ok(Self { pages, len })
     }

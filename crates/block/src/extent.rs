@@ -12,10 +12,7 @@ impl FileId {
     /// The same file in a list that has `before` other files in front.
     #[must_use]
     pub fn shifted(self, before: usize) -> Self {
-        Self(
-            self.0
-                .saturating_add(u16::try_from(before).unwrap_or(u16::MAX)),
-        )
+        Self(self.0.saturating_add(u16::try_from(before).unwrap_or(u16::MAX)))
     }
 }
 
@@ -83,14 +80,9 @@ impl Placement {
     #[must_use]
     pub fn advanced(self, by: u64) -> Self {
         match self {
-            Self::Plain { file, offset } => Self::Plain {
-                file,
-                offset: offset.saturating_add(by),
-            },
+            Self::Plain { file, offset } => Self::Plain { file, offset: offset.saturating_add(by) },
             Self::Packed(packed) => Self::Packed(Packed {
-                skip: packed
-                    .skip
-                    .saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
+                skip: packed.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
                 ..packed
             }),
             other => other,
@@ -114,14 +106,10 @@ impl Placement {
     #[must_use]
     pub fn shifted(self, before: usize) -> Self {
         match self {
-            Self::Plain { file, offset } => Self::Plain {
-                file: file.shifted(before),
-                offset,
-            },
-            Self::Packed(packed) => Self::Packed(Packed {
-                file: packed.file.shifted(before),
-                ..packed
-            }),
+            Self::Plain { file, offset } => Self::Plain { file: file.shifted(before), offset },
+            Self::Packed(packed) => {
+                Self::Packed(Packed { file: packed.file.shifted(before), ..packed })
+            }
             other => other,
         }
     }
@@ -147,10 +135,7 @@ impl Extent {
         let range = self.range.intersect(window);
         (!range.is_empty()).then(|| {
             let by = range.start() - self.range.start();
-            Self {
-                range,
-                placement: self.placement.advanced(by),
-            }
+            Self { range, placement: self.placement.advanced(by) }
         })
     }
 }

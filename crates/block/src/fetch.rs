@@ -21,10 +21,7 @@ pub struct FetchTuning {
 impl FetchTuning {
     /// Tuning for sources that answer with `hint`.
     pub const fn new(hint: ReadHint) -> Self {
-        Self {
-            hint,
-            max_read: 8 << 20,
-        }
+        Self { hint, max_read: 8 << 20 }
     }
 }
 
@@ -51,10 +48,7 @@ enum Into {
     /// Straight to its place in the output.
     Output(Range<usize>),
     /// To scratch memory, from where pieces are copied or decoded.
-    Scratch {
-        bytes: Range<usize>,
-        pieces: Range<usize>,
-    },
+    Scratch { bytes: Range<usize>, pieces: Range<usize> },
 }
 
 /// The reads and decodings that produce one range of a source.
@@ -106,13 +100,7 @@ impl FetchPlan {
             Placement::Opaque => self.opaque.push(output),
             Placement::Plain { file, offset } => {
                 let len = extent.range.len();
-                self.pieces.push(Piece {
-                    file,
-                    offset,
-                    len,
-                    output,
-                    packed: None,
-                });
+                self.pieces.push(Piece { file, offset, len, output, packed: None });
             }
             Placement::Packed(packed) => self.pieces.push(Piece {
                 file: packed.file,
@@ -138,16 +126,10 @@ impl FetchPlan {
         self.pieces.sort_by_key(|piece| (piece.file, piece.offset));
         let mut first = 0;
         while first < self.pieces.len() {
-            let mut end = self.pieces[first]
-                .offset
-                .saturating_add(self.pieces[first].len);
+            let mut end = self.pieces[first].offset.saturating_add(self.pieces[first].len);
             let mut next = first + 1;
             while next < self.pieces.len() && self.joins(first, next, end, tuning) {
-                end = end.max(
-                    self.pieces[next]
-                        .offset
-                        .saturating_add(self.pieces[next].len),
-                );
+                end = end.max(self.pieces[next].offset.saturating_add(self.pieces[next].len));
                 next += 1;
             }
             self.push_read(first..next, end);
@@ -156,11 +138,7 @@ impl FetchPlan {
     }
 
     fn joins(&self, first: usize, next: usize, end: u64, tuning: FetchTuning) -> bool {
-        let (head, last, piece) = (
-            &self.pieces[first],
-            &self.pieces[next - 1],
-            &self.pieces[next],
-        );
+        let (head, last, piece) = (&self.pieces[first], &self.pieces[next - 1], &self.pieces[next]);
         let gap = match (&last.packed, &piece.packed) {
             (Some(_), Some(_)) => Some(tuning.hint.packed_gap),
             _ => tuning.hint.plain_gap,
@@ -181,10 +159,7 @@ impl FetchPlan {
             let len = usize::try_from(end - offset).unwrap_or(usize::MAX);
             let start = self.scratch_len;
             self.scratch_len = start.saturating_add(len);
-            Into::Scratch {
-                bytes: start..self.scratch_len,
-                pieces,
-            }
+            Into::Scratch { bytes: start..self.scratch_len, pieces }
         };
         self.reads.push(Read { file, offset, into });
     }
@@ -206,12 +181,7 @@ impl FetchPlan {
 
     /// The number of guest bytes that are not known to be zero.
     pub fn data_len(&self) -> u64 {
-        self.range.len()
-            - self
-                .zeroes
-                .iter()
-                .map(|range| range.len() as u64)
-                .sum::<u64>()
+        self.range.len() - self.zeroes.iter().map(|range| range.len() as u64).sum::<u64>()
     }
 
     /// The number of bytes that reading moves, gaps included.
@@ -230,10 +200,7 @@ impl FetchPlan {
     pub fn is_local(&self, source: &dyn Source) -> bool {
         let own = self.opaque.is_empty() || source.as_local().is_some();
         own && self.reads.iter().all(|read| {
-            source
-                .files()
-                .get(usize::from(read.file.0))
-                .is_some_and(|f| f.as_local().is_some())
+            source.files().get(usize::from(read.file.0)).is_some_and(|f| f.as_local().is_some())
         })
     }
 
@@ -249,9 +216,7 @@ impl FetchPlan {
         scratch: &mut [u8],
     ) -> Result<()> {
         for read in &self.reads {
-            let file = file_of(source, read.file)?
-                .as_local()
-                .ok_or_else(not_local)?;
+            let file = file_of(source, read.file)?.as_local().ok_or_else(not_local)?;
             match &read.into {
                 Into::Output(range) => file.read_local(read.offset, &mut output[range.clone()])?,
                 Into::Scratch { bytes, .. } => {
@@ -289,11 +254,7 @@ impl FetchPlan {
             }
         }
         for range in &self.opaque {
-            outputs.push((
-                range.clone(),
-                source,
-                self.range.start() + range.start as u64,
-            ));
+            outputs.push((range.clone(), source, self.range.start() + range.start as u64));
         }
         let jobs = carve(output, outputs).chain(carve(scratch, scratches));
         try_join_all(jobs.map(|(file, offset, buf)| file.read_at(offset, buf))).await?;
@@ -332,13 +293,10 @@ impl FetchPlan {
         unpack(packed, slice, output_bytes).map_err(|error| {
             let start = self.range.start() + piece.output.start as u64;
             let codec = packed.codec.name();
-            Error::new(
-                error.kind(),
-                format!("the guest bytes from {start} on do not decode"),
-            )
-            .during(format!("decode {codec} data"))
-            .offset(piece.offset)
-            .caused_by(error)
+            Error::new(error.kind(), format!("the guest bytes from {start} on do not decode"))
+                .during(format!("decode {codec} data"))
+                .offset(piece.offset)
+                .caused_by(error)
         })
     }
 }
@@ -351,14 +309,9 @@ fn unpack(packed: &Packed, input: &[u8], output: &mut [u8]) -> Result<()> {
     }
     let mut whole = vec![0; unit];
     packed.codec.decode(input, packed.tag, &mut whole)?;
-    let part = skip
-        .checked_add(output.len())
-        .and_then(|end| whole.get(skip..end));
+    let part = skip.checked_add(output.len()).and_then(|end| whole.get(skip..end));
     let part = part.ok_or_else(|| {
-        Error::new(
-            Kind::Internal,
-            format!("an extent reaches past its unit of {unit} bytes"),
-        )
+        Error::new(Kind::Internal, format!("an extent reaches past its unit of {unit} bytes"))
     })?;
     output.copy_from_slice(part);
     Ok(())
@@ -373,25 +326,16 @@ fn slice_of(read: &[u8], start: u64, len: u64) -> Result<&[u8]> {
 
 fn file_of(source: &dyn Source, id: FileId) -> Result<&std::sync::Arc<dyn Source>> {
     source.files().get(usize::from(id.0)).ok_or_else(|| {
-        Error::new(
-            Kind::Internal,
-            format!("extent names file {} of {}", id.0, source.name()),
-        )
+        Error::new(Kind::Internal, format!("extent names file {} of {}", id.0, source.name()))
     })
 }
 
 fn not_local() -> Error {
-    Error::new(
-        Kind::Internal,
-        "a file without a blocking path was read with system calls",
-    )
+    Error::new(Kind::Internal, "a file without a blocking path was read with system calls")
 }
 
 fn uncovered(range: ByteRange, at: u64) -> Error {
-    Error::new(
-        Kind::Internal,
-        format!("the extents of {range} leave a gap at {at}"),
-    )
+    Error::new(Kind::Internal, format!("the extents of {range} leave a gap at {at}"))
 }
 
 /// Cuts `buffer` into the given disjoint ranges.
@@ -429,9 +373,7 @@ pub async fn fetch_range(source: &dyn Source, offset: u64, buf: &mut [u8]) -> Re
     let mut scratch = Vec::new();
     while !todo.is_empty() {
         let extents = source.extents(todo.take(STEP), EXTENTS).await?;
-        let end = extents
-            .last()
-            .map_or(todo.start(), |extent| extent.range.end());
+        let end = extents.last().map_or(todo.start(), |extent| extent.range.end());
         let (range, tail) = todo.split_at(end.min(todo.start().saturating_add(STEP)));
         if range.is_empty() {
             return Err(uncovered(todo, todo.start()));

@@ -132,17 +132,12 @@ impl OpenGate {
     /// `Limit` when the chain is too deep; what opening meets.
     pub async fn open(&self, request: OpenRequest<'_>) -> Result<(Arc<dyn Source>, Self)> {
         let path = self.resolve(request)?;
-        let (grant, relative) = self
-            .granted(&path)
-            .ok_or_else(|| Self::outside(request, &path))?;
+        let (grant, relative) = self.granted(&path).ok_or_else(|| Self::outside(request, &path))?;
         if self.chain.len() > self.max_depth {
             let text = format!("the chain of files is longer than {}", self.max_depth);
             return Err(Error::new(Kind::Limit, text).path(request.referrer));
         }
-        let opener = self
-            .opener
-            .as_ref()
-            .ok_or_else(|| Self::outside(request, &path))?;
+        let opener = self.opener.as_ref().ok_or_else(|| Self::outside(request, &path))?;
         let opened = opener
             .open_beneath(&grant.0, relative)
             .await
@@ -181,20 +176,12 @@ impl OpenGate {
     }
 
     fn outside(request: OpenRequest<'_>, path: &str) -> Error {
-        let OpenRequest {
-            referrer,
-            name,
-            role,
-        } = request;
+        let OpenRequest { referrer, name, role } = request;
         let text = format!("it names the {role} {name:?}, which is not in an allowed directory");
         let directory = parent_of(path);
         let remedy = format!("if you trust the image, add --allow-dir {directory:?}");
         let error = Error::new(Kind::Unsafe, text).path(referrer);
-        if directory.is_empty() {
-            error
-        } else {
-            error.remedied_by(remedy)
-        }
+        if directory.is_empty() { error } else { error.remedied_by(remedy) }
     }
 }
 
@@ -211,9 +198,7 @@ fn not_a_plain_path(name: &str) -> Option<&'static str> {
         return Some("is a Windows path");
     }
     let scheme = name.split_once(':').map(|(scheme, _)| scheme)?;
-    let looks_like_one = scheme
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let looks_like_one = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     (looks_like_one && !scheme.is_empty()).then_some("is a URL or pseudo protocol, not a path")
 }
 

@@ -28,20 +28,12 @@ impl Layered {
         let base_files = files.len();
         files.extend_from_slice(base.files());
         files.push(Arc::clone(&base));
-        Self {
-            top,
-            base,
-            files,
-            base_files,
-        }
+        Self { top, base, files, base_files }
     }
 
     fn of_top(&self, extent: Extent) -> Extent {
         let own = FileId(0).shifted(self.base_files - 1);
-        Extent {
-            placement: revealed(extent, own),
-            ..extent
-        }
+        Extent { placement: revealed(extent, own), ..extent }
     }
 
     fn of_base(&self, extent: Extent) -> Extent {
@@ -51,10 +43,7 @@ impl Layered {
             Placement::Absent => Placement::Zero,
             other => other.shifted(self.base_files),
         };
-        Extent {
-            placement,
-            ..extent
-        }
+        Extent { placement, ..extent }
     }
 
     /// Appends what `base` has for `hole`; stops early after `limit` extents.
@@ -84,10 +73,7 @@ impl Layered {
 /// An opaque extent of a layer is a plain extent of the layer taken as a file.
 fn revealed(extent: Extent, own: FileId) -> Placement {
     match extent.placement {
-        Placement::Opaque => Placement::Plain {
-            file: own,
-            offset: extent.range.start(),
-        },
+        Placement::Opaque => Placement::Plain { file: own, offset: extent.range.start() },
         other => other,
     }
 }

@@ -16,11 +16,7 @@ pub struct ByteRange {
 impl ByteRange {
     /// `start..end`, or `None` if that runs backwards.
     pub const fn new(start: u64, end: u64) -> Option<Self> {
-        if start <= end {
-            Some(Self { start, end })
-        } else {
-            None
-        }
+        if start <= end { Some(Self { start, end }) } else { None }
     }
 
     /// `len` bytes from `start`, or `None` if the end does not fit in 64 bits.
@@ -33,10 +29,7 @@ impl ByteRange {
 
     /// All bytes of something `size` bytes long.
     pub const fn whole(size: u64) -> Self {
-        Self {
-            start: 0,
-            end: size,
-        }
+        Self { start: 0, end: size }
     }
 
     /// The first byte.
@@ -68,25 +61,13 @@ impl ByteRange {
     #[must_use]
     pub fn intersect(self, other: Self) -> Self {
         let start = self.start.max(other.start);
-        Self {
-            start,
-            end: self.end.min(other.end).max(start),
-        }
+        Self { start, end: self.end.min(other.end).max(start) }
     }
 
     /// The part before `at` and the part from `at` on; `at` is clamped into the range.
     pub fn split_at(self, at: u64) -> (Self, Self) {
         let at = at.clamp(self.start, self.end);
-        (
-            Self {
-                start: self.start,
-                end: at,
-            },
-            Self {
-                start: at,
-                end: self.end,
-            },
-        )
+        (Self { start: self.start, end: at }, Self { start: at, end: self.end })
     }
 
     /// The part of at most `len` bytes at the start.

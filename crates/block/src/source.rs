@@ -25,17 +25,10 @@ pub struct ReadHint {
 
 impl ReadHint {
     /// Local files: a skip costs one system call, a copy costs more.
-    pub const LOCAL: Self = Self {
-        packed_gap: 16 << 10,
-        plain_gap: None,
-        parallel: 4,
-    };
+    pub const LOCAL: Self = Self { packed_gap: 16 << 10, plain_gap: None, parallel: 4 };
     /// Remote objects: a skip costs one round trip.
-    pub const REMOTE: Self = Self {
-        packed_gap: 512 << 10,
-        plain_gap: Some(512 << 10),
-        parallel: 16,
-    };
+    pub const REMOTE: Self =
+        Self { packed_gap: 512 << 10, plain_gap: Some(512 << 10), parallel: 16 };
 }
 
 /// Blocking reads without a thread hop, offered by sources whose reads are plain system calls.
@@ -146,10 +139,7 @@ pub trait SourceExt: Source {
             Some(range) if range.end() <= self.size() => Ok(range),
             _ => Err(Error::new(
                 Kind::Usage,
-                format!(
-                    "{len} bytes from {offset} reach past the end at {}",
-                    self.size()
-                ),
+                format!("{len} bytes from {offset} reach past the end at {}", self.size()),
             )
             .path(self.name())),
         }

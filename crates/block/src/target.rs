@@ -112,10 +112,7 @@ pub trait TargetExt: Target {
             Some(range) if range.end() <= self.size() => Ok(range),
             _ => Err(Error::new(
                 Kind::Usage,
-                format!(
-                    "{len} bytes from {offset} reach past the end at {}",
-                    self.size()
-                ),
+                format!("{len} bytes from {offset} reach past the end at {}", self.size()),
             )
             .path(self.name())),
         }

@@ -30,10 +30,7 @@ impl Window {
         let clipped = extent.clip(self.window)?;
         let start = clipped.range.start() - self.window.start();
         let range = ByteRange::from_len(start, clipped.range.len())?;
-        Some(Extent {
-            range,
-            placement: clipped.placement,
-        })
+        Some(Extent { range, placement: clipped.placement })
     }
 }
 
@@ -54,10 +51,7 @@ impl Source for Window {
             return Ok(Vec::new());
         };
         let list = self.inner.extents(inner, limit).await?;
-        Ok(list
-            .into_iter()
-            .filter_map(|extent| self.outer(extent))
-            .collect())
+        Ok(list.into_iter().filter_map(|extent| self.outer(extent)).collect())
     }
 
     async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -70,10 +64,7 @@ impl Source for Window {
     }
 
     fn as_local(&self) -> Option<&dyn LocalRead> {
-        self.inner
-            .as_local()
-            .is_some()
-            .then_some(self as &dyn LocalRead)
+        self.inner.as_local().is_some().then_some(self as &dyn LocalRead)
     }
 
     fn hint(&self) -> ReadHint {
@@ -89,10 +80,7 @@ impl LocalRead for Window {
     fn read_local(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.check_range(offset, buf.len() as u64)?;
         let local = self.inner.as_local().ok_or_else(|| {
-            Error::new(
-                Kind::Internal,
-                "the source underneath lost its blocking path",
-            )
+            Error::new(Kind::Internal, "the source underneath lost its blocking path")
         })?;
         local.read_local(self.window.start() + offset, buf)
     }

@@ -1,4 +1,10 @@
 //! Plans, layers and windows produce the bytes they map.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::unnecessary_literal_bound,
+    reason = "test disks are small, helpers of tests may fail, a name is a literal"
+)]
 
 use async_trait::async_trait;
 use carreto_block::{
@@ -49,12 +55,7 @@ impl Source for Mapped {
 
     async fn extents(&self, range: ByteRange, limit: usize) -> Result<Vec<Extent>> {
         carreto_block::SourceExt::check_range(self, range.start(), range.len())?;
-        Ok(self
-            .extents
-            .iter()
-            .filter_map(|e| e.clip(range))
-            .take(limit)
-            .collect())
+        Ok(self.extents.iter().filter_map(|e| e.clip(range)).take(limit).collect())
     }
 
     async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -103,10 +104,7 @@ fn mapped(remote: bool, tag: u64) -> (Mapped, Vec<u8>) {
             }
             _ => {
                 file[place].copy_from_slice(&guest[unit.clone()]);
-                Placement::Plain {
-                    file: FileId(0),
-                    offset,
-                }
+                Placement::Plain { file: FileId(0), offset }
             }
         };
         let range = ByteRange::new(unit.start as u64, unit.end as u64).unwrap();
@@ -114,14 +112,7 @@ fn mapped(remote: bool, tag: u64) -> (Mapped, Vec<u8>) {
     }
     let file = MemSource::new("file", file);
     let file: Arc<dyn Source> = Arc::new(if remote { file.remote() } else { file });
-    (
-        Mapped {
-            files: vec![file],
-            extents,
-            size: 30 * UNIT,
-        },
-        wanted,
-    )
+    (Mapped { files: vec![file], extents, size: 30 * UNIT }, wanted)
 }
 
 #[tokio::test]
@@ -141,11 +132,7 @@ async fn remote_reads_are_coalesced() {
     let many = FetchPlan::new(range, &extents, FetchTuning::new(ReadHint::LOCAL)).unwrap();
     assert!(few.scratch_len() > 0 && few.read_len() >= many.read_len());
     let debug = format!("{few:?}");
-    assert_eq!(
-        debug.matches("Read {").count(),
-        1,
-        "one read of everything: {debug}"
-    );
+    assert_eq!(debug.matches("Read {").count(), 1, "one read of everything: {debug}");
 }
 
 #[tokio::test]
@@ -174,8 +161,10 @@ async fn a_layer_shows_its_base_where_it_is_absent() {
     for extent in &mut top.extents {
         if matches!(extent.placement, Placement::Zero) {
             extent.placement = Placement::Absent;
-            for at in extent.range.start() as usize..extent.range.end() as usize {
-                wanted[at] = base_bytes.get(at).copied().unwrap_or(0);
+            let start = extent.range.start() as usize;
+            let hole = &mut wanted[start..extent.range.end() as usize];
+            for (at, byte) in hole.iter_mut().enumerate() {
+                *byte = base_bytes.get(start + at).copied().unwrap_or(0);
             }
         }
     }
@@ -190,8 +179,5 @@ async fn a_window_is_a_source() {
     let window = Window::new(inner.clone(), ByteRange::new(777, 90_001).unwrap()).unwrap();
     conformance::source(&window, &bytes[777..90_001]).await;
     let past = ByteRange::new(0, 100_001).unwrap();
-    assert_eq!(
-        Window::new(inner, past).unwrap_err().kind(),
-        Kind::Truncated
-    );
+    assert_eq!(Window::new(inner, past).unwrap_err().kind(), Kind::Truncated);
 }

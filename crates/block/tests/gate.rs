@@ -1,4 +1,5 @@
 //! The gate stays closed to hostile names.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail")]
 
 use async_trait::async_trait;
 use carreto_block::{Grant, OpenBeneath, OpenGate, OpenRequest, OpenedFile, ReferenceRole, Source};
@@ -16,48 +17,28 @@ impl OpenBeneath for Recorder {
         let path = format!("{directory}/{relative}");
         self.0.lock().unwrap().push(path.clone());
         let source: Arc<dyn Source> = Arc::new(MemSource::new(path.clone(), vec![0; 512]));
-        Ok(OpenedFile {
-            source,
-            identity: path,
-        })
+        Ok(OpenedFile { source, identity: path })
     }
 }
 
 fn gate(grants: &[&str]) -> (OpenGate, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
-    let grants = grants
-        .iter()
-        .map(|grant| Grant((*grant).to_owned()))
-        .collect();
-    (
-        OpenGate::new(recorder.clone(), grants, "/images", "/images/top"),
-        recorder,
-    )
+    let grants = grants.iter().map(|grant| Grant((*grant).to_owned())).collect();
+    (OpenGate::new(recorder.clone(), grants, "/images", "/images/top"), recorder)
 }
 
 fn request(name: &str) -> OpenRequest<'_> {
-    OpenRequest {
-        referrer: "top",
-        name,
-        role: ReferenceRole::Backing,
-    }
+    OpenRequest { referrer: "top", name, role: ReferenceRole::Backing }
 }
 
 #[tokio::test]
 async fn closed_by_default() {
-    let error = OpenGate::closed()
-        .open(request("base.raw"))
-        .await
-        .unwrap_err();
+    let error = OpenGate::closed().open(request("base.raw")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe);
     let (gate, recorder) = gate(&[]);
     let error = gate.open(request("base.raw")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe);
-    assert!(
-        error.remedy().contains("--allow-dir \"/images\""),
-        "{}",
-        error.remedy()
-    );
+    assert!(error.remedy().contains("--allow-dir \"/images\""), "{}", error.remedy());
     assert!(recorder.0.lock().unwrap().is_empty());
 }
 
@@ -97,12 +78,8 @@ async fn allowed_names_open_and_nest() {
     gate.open(request("/images/abs.raw")).await.unwrap();
     gate.open(request("sub/../flat.raw")).await.unwrap();
     let seen = recorder.0.lock().unwrap().clone();
-    let wanted = [
-        "/images/sub/base.raw",
-        "/images/sub/deep.raw",
-        "/images/abs.raw",
-        "/images/flat.raw",
-    ];
+    let wanted =
+        ["/images/sub/base.raw", "/images/sub/deep.raw", "/images/abs.raw", "/images/flat.raw"];
     assert_eq!(seen, wanted);
 }
 
@@ -115,8 +92,5 @@ async fn cycles_and_depth_end() {
     for name in ["a", "b", "c"] {
         gate = gate.open(request(name)).await.unwrap().1;
     }
-    assert_eq!(
-        gate.open(request("d")).await.unwrap_err().kind(),
-        Kind::Limit
-    );
+    assert_eq!(gate.open(request("d")).await.unwrap_err().kind(), Kind::Limit);
 }

@@ -10,13 +10,7 @@ fn chunks_are_aligned_and_cover() {
     assert_eq!(chunks.iter().map(|c| c.len()).sum::<u64>(), range.len());
     assert!(chunks.windows(2).all(|w| w[0].end() == w[1].start()));
     assert_eq!(range.chunks(0).count(), 1);
-    assert_eq!(
-        ByteRange::new(u64::MAX - 1, u64::MAX)
-            .unwrap()
-            .chunks(512)
-            .count(),
-        1
-    );
+    assert_eq!(ByteRange::new(u64::MAX - 1, u64::MAX).unwrap().chunks(512).count(), 1);
 }
 
 #[test]
@@ -29,10 +23,7 @@ fn overflow_is_none() {
 fn extents_merge_only_when_they_continue() {
     let plain = |start, end, offset| {
         let file = carreto_block::FileId(0);
-        Extent::new(
-            ByteRange::new(start, end).unwrap(),
-            Placement::Plain { file, offset },
-        )
+        Extent::new(ByteRange::new(start, end).unwrap(), Placement::Plain { file, offset })
     };
     let mut list = Vec::new();
     merge_extents(&mut list, plain(0, 10, 100));

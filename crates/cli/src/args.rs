@@ -44,13 +44,7 @@ pub(crate) struct Global {
     )]
     pub(crate) output: Output,
     /// How progress is shown on stderr
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value = "auto",
-        env = "CARRETO_PROGRESS"
-    )]
+    #[arg(long, global = true, value_enum, default_value = "auto", env = "CARRETO_PROGRESS")]
     pub(crate) progress: ProgressStyle,
     /// Time between progress lines
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s",

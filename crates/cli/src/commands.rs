@@ -50,9 +50,5 @@ async fn run_with(
 fn setup(global: &Global, progress: &Arc<Progress>) -> Result<Setup> {
     let stop = Stop::default();
     signals::listen(stop.clone())?;
-    Ok(Setup {
-        stores: settings::stores(global)?,
-        observer: progress.clone(),
-        stop,
-    })
+    Ok(Setup { stores: settings::stores(global)?, observer: progress.clone(), stop })
 }

@@ -11,10 +11,7 @@ pub(crate) fn report(error: &Error, output: Output) -> ExitCode {
     let code = exit_code(error);
     match output {
         Output::Json => {
-            let document = ErrorReport {
-                exit: code,
-                ..ErrorReport::from(error)
-            };
+            let document = ErrorReport { exit: code, ..ErrorReport::from(error) };
             if let Ok(json) = serde_json::to_string(&document) {
                 console::tell(&json);
             }

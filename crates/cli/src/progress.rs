@@ -2,7 +2,7 @@
 
 use crate::args::{Global, ProgressStyle};
 use crate::console;
-use crate::quantity::{show_duration, show_size};
+use crate::quantity::{show_duration, show_size, whole};
 use carreto_migrate::{Event, Observer, Phase, RunEvent, StoreEvent};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,20 +53,9 @@ impl Progress {
             bar.set_style(drawn);
         }
         let now = Instant::now();
-        let clock = Clock {
-            begun: now,
-            last_line: now,
-            last_bytes: 0,
-            phase: Phase::Copy,
-        };
+        let clock = Clock { begun: now, last_line: now, last_bytes: 0, phase: Phase::Copy };
         let interval = global.progress_interval;
-        Arc::new(Self {
-            style,
-            totals: Totals::default(),
-            bar,
-            interval,
-            clock: Mutex::new(clock),
-        })
+        Arc::new(Self { style, totals: Totals::default(), bar, interval, clock: Mutex::new(clock) })
     }
 
     /// Takes the bar away.
@@ -81,13 +70,8 @@ impl Progress {
         };
         let done = counter.fetch_add(data, Ordering::Relaxed) + data;
         let resumed = self.totals.resumed.load(Ordering::Relaxed);
-        let shown = if phase == Phase::Verify {
-            done
-        } else {
-            done + resumed
-        };
-        self.bar
-            .set_position(shown.min(self.totals.wanted.load(Ordering::Relaxed)));
+        let shown = if phase == Phase::Verify { done } else { done + resumed };
+        self.bar.set_position(shown.min(self.totals.wanted.load(Ordering::Relaxed)));
         self.tick(phase, shown);
     }
 
@@ -124,7 +108,7 @@ impl Progress {
                     phase.name(),
                     show_size(shown),
                     show_size(wanted),
-                    show_size(rate as u64),
+                    show_size(whole(rate)),
                 ));
             }
             ProgressStyle::Json => console::tell(
@@ -145,9 +129,7 @@ impl Progress {
             ProgressStyle::Json => {
                 console::tell(&serde_json::json!({"type": "note", "text": text}).to_string());
             }
-            _ => self
-                .bar
-                .suspend(|| console::tell(&format!("carreto: {text}"))),
+            _ => self.bar.suspend(|| console::tell(&format!("carreto: {text}"))),
         }
     }
 }
@@ -155,9 +137,7 @@ impl Progress {
 impl Observer for Progress {
     fn event(&self, event: &RunEvent) {
         match event {
-            RunEvent::Planned {
-                data_size, resumed, ..
-            } => {
+            RunEvent::Planned { data_size, resumed, .. } => {
                 self.totals.wanted.store(*data_size, Ordering::Relaxed);
                 self.totals.resumed.store(*resumed, Ordering::Relaxed);
                 self.bar.set_length(*data_size);
@@ -173,27 +153,11 @@ impl Observer for Progress {
 
 fn describe(event: &StoreEvent) -> String {
     match event {
-        StoreEvent::Retry {
-            object,
-            reason,
-            delay,
-            ..
-        } => {
-            format!(
-                "{object}: {reason}; asking again in {}",
-                show_duration(*delay)
-            )
+        StoreEvent::Retry { object, reason, delay, .. } => {
+            format!("{object}: {reason}; asking again in {}", show_duration(*delay))
         }
-        StoreEvent::Throttled {
-            object,
-            reason,
-            delay,
-            ..
-        } => {
-            format!(
-                "{object}: throttled ({reason}); going on in {}",
-                show_duration(*delay)
-            )
+        StoreEvent::Throttled { object, reason, delay, .. } => {
+            format!("{object}: throttled ({reason}); going on in {}", show_duration(*delay))
         }
         _ => "the store reported something new".into(),
     }

@@ -5,13 +5,9 @@ use std::time::Duration;
 /// Parses `10M`, `10MiB` (both 10 × 2^20), `10MB` (10 × 10^6), `512`; an ending `/s` is allowed.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let plain = text.trim().trim_end_matches("/s");
-    let split = plain
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(plain.len());
+    let split = plain.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(plain.len());
     let (number, unit) = plain.split_at(split);
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} is not a size"))?;
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a size"))?;
     let factor = unit_factor(unit.trim()).ok_or_else(|| {
         format!("unknown unit {unit:?}; use K, M, G or T (powers of 1024) or KB, MB, GB, TB")
     })?;
@@ -20,7 +16,17 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if !(0.0..9.2e18).contains(&bytes) {
         return Err(format!("{text:?} is out of range"));
     }
-    Ok(bytes.round() as u64)
+    Ok(whole(bytes))
+}
+
+/// The nearest whole number; numbers outside the type become its ends.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, which is what a display and a checked size want"
+)]
+pub(crate) fn whole(number: f64) -> u64 {
+    number.round() as u64
 }
 
 fn unit_factor(unit: &str) -> Option<f64> {
@@ -49,13 +55,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let number: f64 = rest[..end].parse().map_err(|_| wrong())?;
-        let unit_end = rest[end..]
-            .find(|c: char| c.is_ascii_digit())
-            .map_or(rest.len(), |n| end + n);
+        let unit_end =
+            rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| end + n);
         seconds += number
             * match rest[end..unit_end].trim() {
                 "ms" => 0.001,
@@ -119,18 +122,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        let cases = [
-            ("90", 90_000),
-            ("1.5m", 90_000),
-            ("1h30m", 5_400_000),
-            ("250ms", 250),
-        ];
+        let cases = [("90", 90_000), ("1.5m", 90_000), ("1h30m", 5_400_000), ("250ms", 250)];
         for (text, millis) in cases {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "x", "1x", "-1s", "h"] {
             assert!(parse_duration(text).is_err(), "{text}");
@@ -142,7 +136,7 @@ mod tests {
         assert_eq!(show_size(1023), "1023 B");
         assert_eq!(show_size(10 << 30), "10 GiB");
         assert_eq!(show_size((3 << 30) / 2), "1.5 GiB");
-        assert_eq!(show_duration(Duration::from_secs(3720)), "1h02m");
+        assert_eq!(show_duration(Duration::from_mins(62)), "1h02m");
         assert_eq!(show_duration(Duration::from_secs(190)), "3m10s");
         assert_eq!(show_duration(Duration::from_millis(4200)), "4.2s");
     }

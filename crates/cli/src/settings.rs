@@ -12,20 +12,13 @@ pub(crate) fn stores(global: &Global) -> Result<StoreConfig> {
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 let name = path.display().to_string();
-                config = config
-                    .with_file(&text)
-                    .map_err(|error| error.or_path(&name))?;
+                config = config.with_file(&text).map_err(|error| error.or_path(&name))?;
             }
             Err(error)
                 if error.kind() == std::io::ErrorKind::NotFound && global.config.is_none() => {}
             Err(error) => {
                 let name = path.display().to_string();
-                return Err(Error::io(
-                    IoSide::State,
-                    "read the configuration",
-                    name,
-                    error,
-                ));
+                return Err(Error::io(IoSide::State, "read the configuration", name, error));
             }
         }
     }
@@ -38,10 +31,7 @@ fn files(global: &Global) -> Vec<PathBuf> {
         return vec![path.clone()];
     }
     let user = base_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("carreto/config.toml"));
-    [Some(PathBuf::from("/etc/carreto/config.toml")), user]
-        .into_iter()
-        .flatten()
-        .collect()
+    [Some(PathBuf::from("/etc/carreto/config.toml")), user].into_iter().flatten().collect()
 }
 
 /// Where journals, locks and reports lie by default.
@@ -55,11 +45,7 @@ pub(crate) fn state_dir() -> PathBuf {
 
 /// An XDG base directory, by its variable or below the home directory.
 fn base_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     set(variable).or_else(|| set("HOME").map(|home| home.join(below_home)))
 }
 

@@ -1,4 +1,10 @@
 //! The command as a user and a script see it: output, exit codes, JSON, interruption.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests may fail, test disks are small"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -36,9 +42,7 @@ impl Ran {
 
 impl Shell {
     fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().unwrap(),
-        }
+        Self { directory: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -46,28 +50,16 @@ impl Shell {
     }
 
     fn disk(&self, name: &str, size: usize) -> Vec<u8> {
-        let bytes: Vec<u8> = (0..size)
-            .map(|i| {
-                if i / 70_000 % 3 == 0 {
-                    (i % 251) as u8
-                } else {
-                    0
-                }
-            })
-            .collect();
+        let bytes: Vec<u8> =
+            (0..size).map(|i| if i / 70_000 % 3 == 0 { (i % 251) as u8 } else { 0 }).collect();
         std::fs::write(self.path(name), &bytes).unwrap();
         bytes
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carreto"));
-        command
-            .args(args)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null());
-        command
-            .env_clear()
-            .env("CARRETO_STATE_DIR", self.path("state"));
+        command.args(args).current_dir(self.directory.path()).stdin(Stdio::null());
+        command.env_clear().env("CARRETO_STATE_DIR", self.path("state"));
         command
     }
 
@@ -83,10 +75,7 @@ fn examples() -> PathBuf {
 /// The digest of the example disk, as `SHA256SUMS` has it.
 fn example_sha256() -> String {
     let sums = std::fs::read_to_string(examples().join("SHA256SUMS")).unwrap();
-    let line = sums
-        .lines()
-        .find(|line| line.ends_with("tiny-linux.raw"))
-        .unwrap();
+    let line = sums.lines().find(|line| line.ends_with("tiny-linux.raw")).unwrap();
     line.split_whitespace().next().unwrap().to_owned()
 }
 
@@ -103,10 +92,7 @@ fn the_example_becomes_the_disk_it_promises_in_every_format() {
             let ran = shell.run(&["digest", disk, "--algorithm", "sha256"]);
             assert_eq!(ran.stdout, format!("{}  {disk}\n", example_sha256()));
         }
-        assert_eq!(
-            shell.run(&["compare", image, "tiny.raw"]).stdout,
-            "identical\n"
-        );
+        assert_eq!(shell.run(&["compare", image, "tiny.raw"]).stdout, "identical\n");
         assert_eq!(shell.run(&["check", image]).code, 0);
     }
 }
@@ -115,9 +101,7 @@ fn the_example_becomes_the_disk_it_promises_in_every_format() {
 fn info_has_the_promised_fields() {
     let shell = Shell::new();
     let image = examples().join("tiny-linux.qcow2");
-    let facts = shell
-        .run(&["info", image.to_str().unwrap(), "--output", "json"])
-        .json();
+    let facts = shell.run(&["info", image.to_str().unwrap(), "--output", "json"]).json();
     assert_eq!(facts["format"], "qcow2");
     assert_eq!(facts["virtual_size"], 64 << 20);
     for field in [
@@ -147,15 +131,7 @@ fn every_failure_has_its_exit_code_and_names_its_kind() {
         (&["migrate", "missing.raw", "out.raw"], 4, "not_found"),
         (&["migrate", "disk.raw", "disk.raw"], 2, "usage"),
         (
-            &[
-                "migrate",
-                "disk.raw",
-                "out.raw",
-                "--limit-rate",
-                "1K",
-                "--timeout",
-                "1s",
-            ],
+            &["migrate", "disk.raw", "out.raw", "--limit-rate", "1K", "--timeout", "1s"],
             13,
             "timeout",
         ),
@@ -167,23 +143,13 @@ fn every_failure_has_its_exit_code_and_names_its_kind() {
         let ran = shell.run(&[args, &["--output", "json"]].concat());
         assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
         let error = ran.error();
-        assert_eq!(
-            (&error["type"], &error["kind"]),
-            (&"error".into(), &kind.into())
-        );
+        assert_eq!((&error["type"], &error["kind"]), (&"error".into(), &kind.into()));
         assert_eq!(error["exit"], code);
         assert!(error["remedy"].as_str().unwrap().len() > 10);
         let text = shell.run(args);
-        assert!(
-            text.stderr.contains(kind) && text.stderr.contains("remedy:"),
-            "{}",
-            text.stderr
-        );
+        assert!(text.stderr.contains(kind) && text.stderr.contains("remedy:"), "{}", text.stderr);
     }
-    assert_eq!(
-        std::fs::read(shell.path("small.raw")).unwrap(),
-        disk[..disk.len() - 512]
-    );
+    assert_eq!(std::fs::read(shell.path("small.raw")).unwrap(), disk[..disk.len() - 512]);
     let ran = shell.run(&["migrate", "disk.raw", "out.raw"]);
     assert_eq!(ran.code, 0, "the timed-out run resumes: {}", ran.stderr);
     assert!(std::fs::read(shell.path("out.raw")).unwrap() == disk);
@@ -192,11 +158,7 @@ fn every_failure_has_its_exit_code_and_names_its_kind() {
 #[test]
 fn clap_refuses_with_the_usage_code() {
     let shell = Shell::new();
-    for args in [
-        &["frobnicate"][..],
-        &["info"],
-        &["migrate", "a", "b", "--memory", "x"],
-    ] {
+    for args in [&["frobnicate"][..], &["info"], &["migrate", "a", "b", "--memory", "x"]] {
         assert_eq!(shell.run(args).code, 2, "{args:?}");
     }
     assert_eq!(shell.run(&["--version"]).code, 0);
@@ -206,14 +168,7 @@ fn clap_refuses_with_the_usage_code() {
 fn a_dry_run_writes_nothing() {
     let shell = Shell::new();
     shell.disk("disk.raw", 1 << 20);
-    let ran = shell.run(&[
-        "migrate",
-        "disk.raw",
-        "out.raw",
-        "--dry-run",
-        "--output",
-        "json",
-    ]);
+    let ran = shell.run(&["migrate", "disk.raw", "out.raw", "--dry-run", "--output", "json"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(ran.json()["target"]["kind"], "missing");
     assert!(!shell.path("out.raw").exists());
@@ -222,12 +177,7 @@ fn a_dry_run_writes_nothing() {
 #[test]
 fn completions_and_manual_pages_are_made() {
     let shell = Shell::new();
-    assert!(
-        shell
-            .run(&["completions", "bash"])
-            .stdout
-            .contains("_carreto")
-    );
+    assert!(shell.run(&["completions", "bash"]).stdout.contains("_carreto"));
     assert!(shell.run(&["man"]).stdout.contains(".TH carreto"));
     std::fs::create_dir(shell.path("man")).unwrap();
     assert_eq!(shell.run(&["man", "--dir", "man"]).code, 0);
@@ -238,11 +188,7 @@ fn completions_and_manual_pages_are_made() {
 fn a_reader_that_had_enough_is_no_failure() {
     let shell = Shell::new();
     shell.disk("disk.raw", 40 << 20);
-    let mut child = shell
-        .command(&["map", "disk.raw"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = shell.command(&["map", "disk.raw"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -251,37 +197,19 @@ fn a_reader_that_had_enough_is_no_failure() {
 fn killed_at_any_moment_it_resumes_to_the_same_disk() {
     let shell = Shell::new();
     let disk = shell.disk("disk.raw", 24 << 20);
-    let args = [
-        "migrate",
-        "disk.raw",
-        "out.raw",
-        "--output",
-        "json",
-        "--progress",
-        "none",
-    ];
+    let args = ["migrate", "disk.raw", "out.raw", "--output", "json", "--progress", "none"];
     for round in 0..6 {
         let mut slow = shell.command(&args);
-        let mut child = slow
-            .args(["--limit-rate", "20M"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = slow.args(["--limit-rate", "20M"]).stdout(Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(60 + 45 * round));
         child.kill().unwrap();
         child.wait().unwrap();
         let looks = std::fs::read(shell.path("out.raw")).unwrap_or_default();
-        assert!(
-            looks.len() < 512 || looks[..512].iter().all(|b| *b == 0),
-            "it looks complete"
-        );
+        assert!(looks.len() < 512 || looks[..512].iter().all(|b| *b == 0), "it looks complete");
     }
     let ran = shell.run(&args);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(std::fs::read(shell.path("out.raw")).unwrap() == disk);
     let copied = &ran.json()["copied"];
-    assert!(
-        copied["resent_bytes"].as_u64().unwrap() <= 16 * (2 << 20),
-        "{copied}"
-    );
+    assert!(copied["resent_bytes"].as_u64().unwrap() <= 16 * (2 << 20), "{copied}");
 }

@@ -122,17 +122,12 @@ impl Error {
 
     /// The file, device or URL, of this error or of the nearest cause that names one.
     pub fn nearest_path(&self) -> Option<&str> {
-        self.0
-            .path
-            .as_deref()
-            .or_else(|| self.inner_error().and_then(Self::nearest_path))
+        self.0.path.as_deref().or_else(|| self.inner_error().and_then(Self::nearest_path))
     }
 
     /// The byte at which it happened, of this error or of the nearest cause that names one.
     pub fn nearest_offset(&self) -> Option<u64> {
-        self.0
-            .offset
-            .or_else(|| self.inner_error().and_then(Self::nearest_offset))
+        self.0.offset.or_else(|| self.inner_error().and_then(Self::nearest_offset))
     }
 
     /// The number of bytes that would have been enough.
@@ -142,17 +137,11 @@ impl Error {
 
     /// What to do about it: the specific remedy, or the kind's.
     pub fn remedy(&self) -> &str {
-        self.0
-            .remedy
-            .as_deref()
-            .unwrap_or_else(|| self.0.kind.remedy())
+        self.0.remedy.as_deref().unwrap_or_else(|| self.0.kind.remedy())
     }
 
     fn inner_error(&self) -> Option<&Self> {
-        self.0
-            .source
-            .as_deref()
-            .and_then(|cause| cause.downcast_ref())
+        self.0.source.as_deref().and_then(|cause| cause.downcast_ref())
     }
 }
 
@@ -165,11 +154,7 @@ impl fmt::Display for Error {
             (None, None) => {}
         }
         if let Some(offset) = self.0.offset {
-            let space = if self.0.operation.is_some() || self.0.path.is_some() {
-                " "
-            } else {
-                ""
-            };
+            let space = if self.0.operation.is_some() || self.0.path.is_some() { " " } else { "" };
             write!(f, "{space}at byte {offset}")?;
         }
         if self.0.operation.is_some() || self.0.path.is_some() || self.0.offset.is_some() {
@@ -191,10 +176,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0
-            .source
-            .as_deref()
-            .map(|cause| cause as &(dyn StdError + 'static))
+        self.0.source.as_deref().map(|cause| cause as &(dyn StdError + 'static))
     }
 }
 

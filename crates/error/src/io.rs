@@ -25,10 +25,7 @@ impl Error {
         error: io::Error,
     ) -> Self {
         let (kind, detail) = classify(side, &error);
-        Self::new(kind, detail)
-            .during(operation)
-            .path(path)
-            .caused_by(error)
+        Self::new(kind, detail).during(operation).path(path).caused_by(error)
     }
 }
 

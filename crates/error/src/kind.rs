@@ -121,19 +121,8 @@ pub enum Kind {
     Internal,
 }
 
-/// One row of the table that fixes what a kind means outside.
-struct Row {
-    name: &'static str,
-    class: Class,
-    exit: u8,
-    http: u16,
-    retry: Retry,
-    remedy: &'static str,
-}
-
-const RESUME: &str = "run the same command again: it resumes where it stopped";
-const IMAGE: &str = "check how the image was made, exported and uploaded; \
-     use qcow2, vpc (VHD), vmdk or raw";
+/// Name, class, exit code, HTTP status, retry advice.
+type Row = (&'static str, Class, u8, u16, Retry);
 
 impl Kind {
     /// Every kind, in the order of the documentation.
@@ -163,185 +152,99 @@ impl Kind {
 
     /// The stable name used in JSON.
     pub const fn name(self) -> &'static str {
-        self.row().name
+        self.row().0
     }
 
     /// The class that the user is told.
     pub const fn class(self) -> Class {
-        self.row().class
+        self.row().1
     }
 
     /// The exit code of the command. A run that ended by SIGTERM exits with 143 instead of
     /// the 130 of [`Kind::Cancelled`]; the command line knows the signal.
     pub const fn exit_code(self) -> u8 {
-        self.row().exit
+        self.row().2
     }
 
     /// The status of an HTTP answer that carries this error.
     pub const fn http_status(self) -> u16 {
-        self.row().http
+        self.row().3
     }
 
     /// Whether trying again can help.
     pub const fn retry(self) -> Retry {
-        self.row().retry
+        self.row().4
+    }
+
+    /// Everything that is stable outside: name, class, exit code, HTTP status, retry advice.
+    const fn row(self) -> Row {
+        use Class::{ImageMetadataUnavailable as Meta, ImageVerificationFailed as Verify};
+        use Class::{Other, SystemError as System, TaskTimeout};
+        use Retry::{AfterRemedy, Later, Never, Resume};
+        match self {
+            Self::Usage => ("usage", Other, 2, 400, Never),
+            Self::Incomplete => ("incomplete", Verify, 3, 200, Never),
+            Self::NotFound => ("not_found", Other, 4, 404, Never),
+            Self::Unavailable => ("unavailable", System, 5, 503, Resume),
+            Self::Mismatch => ("mismatch", Verify, 6, 409, AfterRemedy),
+            Self::SourceChanged => ("source_changed", Verify, 6, 409, AfterRemedy),
+            Self::TargetTooSmall => ("target_too_small", Verify, 6, 409, AfterRemedy),
+            Self::Corrupt => ("corrupt", Meta, 7, 422, Never),
+            Self::Truncated => ("truncated", Meta, 7, 422, Never),
+            Self::Ambiguous => ("ambiguous", Meta, 7, 422, Never),
+            Self::Unsupported => ("unsupported", Meta, 8, 422, Never),
+            Self::Encrypted => ("encrypted", Meta, 8, 422, Never),
+            Self::Unsafe => ("unsafe", Meta, 9, 422, Never),
+            Self::Limit => ("limit", Meta, 9, 422, Never),
+            Self::Denied => ("denied", Other, 10, 403, AfterRemedy),
+            Self::TargetUnusable => ("target_unusable", Other, 11, 409, AfterRemedy),
+            Self::Locked => ("locked", Other, 12, 409, Later),
+            Self::Timeout => ("timeout", TaskTimeout, 13, 504, Resume),
+            Self::Cancelled => ("cancelled", Other, 130, 409, Resume),
+            Self::Io => ("io", System, 14, 500, Resume),
+            Self::Internal => ("internal", System, 1, 500, Never),
+        }
     }
 
     /// What to do about it, when the error itself knows nothing more specific.
     pub const fn remedy(self) -> &'static str {
-        self.row().remedy
-    }
-
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one row a kind: the table is the documentation"
-    )]
-    const fn row(self) -> Row {
-        use Class::{ImageMetadataUnavailable as Meta, ImageVerificationFailed as Verify};
-        use Class::{Other, SystemError, TaskTimeout};
-        use Retry::{AfterRemedy, Later, Never, Resume};
-        let (name, class, exit, http, retry, remedy) = match self {
-            Self::Usage => ("usage", Other, 2, 400, Never, "see `carreto help`"),
-            Self::Incomplete => (
-                "incomplete",
-                Verify,
-                3,
-                200,
-                Never,
-                "the report lists the holes; export the image again to fill them",
-            ),
-            Self::NotFound => (
-                "not_found",
-                Other,
-                4,
-                404,
-                Never,
-                "check the spelling of the path or URL",
-            ),
-            Self::Unavailable => ("unavailable", SystemError, 5, 503, Resume, RESUME),
-            Self::Mismatch => (
-                "mismatch",
-                Verify,
-                6,
-                409,
-                AfterRemedy,
-                "run again with --restart; if it happens again, test the target disk",
-            ),
-            Self::SourceChanged => (
-                "source_changed",
-                Verify,
-                6,
-                409,
-                AfterRemedy,
-                "stop what writes to the image, or upload it again, then run with --restart",
-            ),
-            Self::TargetTooSmall => (
-                "target_too_small",
-                Verify,
-                6,
-                409,
-                AfterRemedy,
-                "enlarge the system or data disk to at least the needed size and retry",
-            ),
-            Self::Corrupt => ("corrupt", Meta, 7, 422, Never, IMAGE),
-            Self::Truncated => (
-                "truncated",
-                Meta,
-                7,
-                422,
-                Never,
-                "the image is incomplete: upload or export it again",
-            ),
-            Self::Ambiguous => (
-                "ambiguous",
-                Meta,
-                7,
-                422,
-                Never,
-                "name the format with --format, if you know it and trust the image",
-            ),
-            Self::Unsupported => ("unsupported", Meta, 8, 422, Never, IMAGE),
-            Self::Encrypted => (
-                "encrypted",
-                Meta,
-                8,
-                422,
-                Never,
-                "decrypt the image with the tool that made it, then upload it again",
-            ),
-            Self::Unsafe => (
-                "unsafe",
-                Meta,
-                9,
-                422,
-                Never,
-                "if you trust the image, allow the directory of the other file with --allow-dir",
-            ),
-            Self::Limit => (
-                "limit",
-                Meta,
-                9,
-                422,
-                Never,
-                "check how the image was made: its tables ask for more than any real disk needs",
-            ),
-            Self::Denied => (
-                "denied",
-                Other,
-                10,
-                403,
-                AfterRemedy,
-                "check the credentials, the permissions and the clock",
-            ),
-            Self::TargetUnusable => (
-                "target_unusable",
-                Other,
-                11,
-                409,
-                AfterRemedy,
-                "unmount and release the target, make it writable, or free space on it",
-            ),
-            Self::Locked => (
-                "locked",
-                Other,
-                12,
-                409,
-                Later,
-                "wait for the other run to end, or stop it",
-            ),
-            Self::Timeout => (
-                "timeout",
-                TaskTimeout,
-                13,
-                504,
-                Resume,
-                "run the same command again: it resumes; raise --timeout; check the bandwidth",
-            ),
-            Self::Cancelled => ("cancelled", Other, 130, 409, Resume, RESUME),
-            Self::Io => (
-                "io",
-                SystemError,
-                14,
-                500,
-                Resume,
-                "check the device; then run the same command again: it resumes",
-            ),
-            Self::Internal => (
-                "internal",
-                SystemError,
-                1,
-                500,
-                Never,
-                "this is a defect of Carreto: please report it with the report file",
-            ),
-        };
-        Row {
-            name,
-            class,
-            exit,
-            http,
-            retry,
-            remedy,
+        match self {
+            Self::Usage => "see `carreto help`",
+            Self::Incomplete => "the report lists the holes; export the image again to fill them",
+            Self::NotFound => "check the spelling of the path or URL",
+            Self::Unavailable | Self::Cancelled => {
+                "run the same command again: it resumes where it stopped"
+            }
+            Self::Mismatch => "run again with --restart; if it happens again, test the target disk",
+            Self::SourceChanged => {
+                "stop what writes to the image, or upload it again, then run with --restart"
+            }
+            Self::TargetTooSmall => {
+                "enlarge the system or data disk to at least the needed size and retry"
+            }
+            Self::Corrupt | Self::Unsupported => {
+                "check how the image was made, exported and uploaded; \
+                 use qcow2, vpc (VHD), vmdk or raw"
+            }
+            Self::Truncated => "the image is incomplete: upload or export it again",
+            Self::Ambiguous => "name the format with --format, if you know it and trust the image",
+            Self::Encrypted => "decrypt the image with the tool that made it, then upload it again",
+            Self::Unsafe => {
+                "if you trust the image, allow the directory of the other file with --allow-dir"
+            }
+            Self::Limit => {
+                "check how the image was made: its tables ask for more than any real disk needs"
+            }
+            Self::Denied => "check the credentials, the permissions and the clock",
+            Self::TargetUnusable => {
+                "unmount and release the target, make it writable, or free space on it"
+            }
+            Self::Locked => "wait for the other run to end, or stop it",
+            Self::Timeout => {
+                "run the same command again: it resumes; raise --timeout; check the bandwidth"
+            }
+            Self::Io => "check the device; then run the same command again: it resumes",
+            Self::Internal => "this is a defect of Carreto: please report it with the report file",
         }
     }
 }

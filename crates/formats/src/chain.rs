@@ -18,11 +18,7 @@ impl Chained {
     /// Puts `top` on `parent`.
     pub fn new(top: Arc<dyn Image>, parent: Arc<dyn Image>) -> Self {
         let layers = Layered::new(top.clone(), parent.clone());
-        Self {
-            top,
-            parent,
-            layers,
-        }
+        Self { top, parent, layers }
     }
 }
 

@@ -11,10 +11,7 @@ pub(crate) fn bytes<const N: usize>(table: &[u8], at: usize) -> Result<[u8; N]> 
         .and_then(|end| table.get(at..end))
         .and_then(|slice| slice.try_into().ok())
         .ok_or_else(|| {
-            let text = format!(
-                "a field of {N} bytes at {at} lies outside {} bytes",
-                table.len()
-            );
+            let text = format!("a field of {N} bytes at {at} lies outside {} bytes", table.len());
             Error::new(Kind::Truncated, text)
         })
 }

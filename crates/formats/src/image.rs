@@ -78,11 +78,7 @@ pub struct Warning {
 impl Warning {
     /// A warning without a place.
     pub fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            text: text.into(),
-            offset: None,
-        }
+        Self { code, text: text.into(), offset: None }
     }
 
     /// Adds the byte of the file where it was found.
@@ -138,11 +134,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_virtual_size: 4 << 50,
-            max_table: 32 << 20,
-            max_check_memory: 32 << 20,
-        }
+        Self { max_virtual_size: 4 << 50, max_table: 32 << 20, max_check_memory: 32 << 20 }
     }
 }
 

@@ -23,11 +23,7 @@ impl OpenOptions {
     /// The options for a file that another image names: nothing is chosen for the user there.
     #[must_use]
     pub fn for_reference(&self, format: Format) -> Self {
-        Self {
-            format: Some(format),
-            snapshot: None,
-            ..self.clone()
-        }
+        Self { format: Some(format), snapshot: None, ..self.clone() }
     }
 }
 

@@ -63,9 +63,7 @@ impl Ends {
 /// `Ambiguous` when several formats match, naming them; `Unsupported` (or `Encrypted`) for known
 /// formats that are not read; `Truncated` for a `.vhd` without a footer; what reading meets.
 pub async fn probe(file: &dyn Source) -> Result<Probe> {
-    let ends = Ends::read(file)
-        .await
-        .wrap_err(|| "look for the image's format".into())?;
+    let ends = Ends::read(file).await.wrap_err(|| "look for the image's format".into())?;
     decide(&ends, file.name()).or_path(file.name())
 }
 
@@ -87,11 +85,7 @@ fn decide(ends: &Ends, name: &str) -> Result<Probe> {
             if let Some(content) = guest.filter(|_| first.at_start) {
                 return Err(ambiguous(&[label(first), content.into()]));
             }
-            Ok(Probe {
-                format,
-                evidence: first.evidence.clone(),
-                warnings: Vec::new(),
-            })
+            Ok(Probe { format, evidence: first.evidence.clone(), warnings: Vec::new() })
         }
     }
 }
@@ -128,11 +122,7 @@ fn raw(ends: &Ends, name: &str) -> Result<Probe> {
                     was made for that";
         warnings.push(Warning::new("iso9660", text));
     }
-    Ok(Probe {
-        format: Format::Raw,
-        evidence: "no known signature".into(),
-        warnings,
-    })
+    Ok(Probe { format: Format::Raw, evidence: "no known signature".into(), warnings })
 }
 
 /// What to tell a user who wants `file` taken as raw: any image that its bytes look like.

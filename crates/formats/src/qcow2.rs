@@ -66,15 +66,12 @@ pub async fn open(
     let limits = &options.limits;
     let header = Header::read(file.as_ref(), limits).await.or_path(&name)?;
     let backing = references::backing_info(&header).or_path(&name)?;
-    let data_file = references::open_data_file(&name, &header, gate)
-        .await
-        .or_path(&name)?;
+    let data_file = references::open_data_file(&name, &header, gate).await.or_path(&name)?;
     let (l1, size) = match &options.snapshot {
         None => (header.l1, header.virtual_size),
         Some(wanted) => {
-            let found = snapshot::find(file.as_ref(), &header, limits, wanted)
-                .await
-                .or_path(&name)?;
+            let found =
+                snapshot::find(file.as_ref(), &header, limits, wanted).await.or_path(&name)?;
             (found.l1, found.disk_size(header.virtual_size))
         }
     };
@@ -128,10 +125,7 @@ fn info(
     let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
     let mut details = vec![
         ("compression", header.compression.name().to_owned()),
-        (
-            "refcount_bits",
-            (1u32 << header.refcounts.order).to_string(),
-        ),
+        ("refcount_bits", (1u32 << header.refcounts.order).to_string()),
         ("extended_l2", yes(bits.has(features::EXTENDED_L2))),
         ("lazy_refcounts", yes(bits.compatible & 1 == 1)),
         ("snapshots", header.snapshots.entries.to_string()),

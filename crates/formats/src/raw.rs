@@ -55,10 +55,7 @@ pub(crate) fn with_warnings(
         warnings,
         details: Vec::new(),
     };
-    Ok(Arc::new(Raw {
-        files: [file],
-        info,
-    }))
+    Ok(Arc::new(Raw { files: [file], info }))
 }
 
 #[async_trait]
@@ -103,10 +100,7 @@ pub(crate) fn own_extents(list: Vec<Extent>) -> Vec<Extent> {
     for extent in list {
         let placement = match extent.placement {
             Placement::Zero => Placement::Zero,
-            _ => Placement::Plain {
-                file: FileId(0),
-                offset: extent.range.start(),
-            },
+            _ => Placement::Plain { file: FileId(0), offset: extent.range.start() },
         };
         merge_extents(&mut own, Extent::new(extent.range, placement));
     }

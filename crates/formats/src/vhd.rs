@@ -108,20 +108,12 @@ async fn open_layer(
         fixed(file.as_ref(), &found, &mut info).await?;
         Layout::Fixed
     };
-    let top: Arc<dyn Image> = Arc::new(Vhd {
-        files: [file],
-        info,
-        layout,
-    });
+    let top: Arc<dyn Image> = Arc::new(Vhd { files: [file], info, layout });
     let image = match below {
         Some(parent) => Arc::new(Chained::new(top, parent)),
         None => top,
     };
-    Ok(Layer {
-        image,
-        unique_id,
-        time_stamp,
-    })
+    Ok(Layer { image, unique_id, time_stamp })
 }
 
 async fn fixed(file: &dyn Source, found: &Found, info: &mut ImageInfo) -> Result<()> {
@@ -141,8 +133,7 @@ async fn fixed(file: &dyn Source, found: &Found, info: &mut ImageInfo) -> Result
     }
     if size < there {
         let text = format!("{} bytes lie between the disk and the footer", there - size);
-        info.warnings
-            .push(Warning::new("trailing_data", text).offset(size));
+        info.warnings.push(Warning::new("trailing_data", text).offset(size));
     }
     Ok(())
 }
@@ -163,15 +154,10 @@ async fn sparse(
         .validate(info.virtual_size, found.data_end, &options.limits)
         .map_err(|error| error.offset(at))?;
     let own = ByteRange::from_len(at, HEADER_LEN as u64).unwrap_or(ByteRange::whole(0));
-    for (what, other) in [
-        ("the header", own),
-        ("the footer's copy", ByteRange::whole(512)),
-    ] {
+    for (what, other) in [("the header", own), ("the footer's copy", ByteRange::whole(512))] {
         if !header.table().intersect(other).is_empty() {
-            let text = format!(
-                "the block allocation table at {:?} overlaps {what}",
-                header.table()
-            );
+            let text =
+                format!("the block allocation table at {:?} overlaps {what}", header.table());
             return Err(Error::new(Kind::Corrupt, text).offset(at));
         }
     }

@@ -56,16 +56,12 @@ pub async fn open(
     options: &OpenOptions,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
-    opening::open(file, options, gate)
-        .await
-        .map(|opened| opened.image)
+    opening::open(file, options, gate).await.map(|opened| opened.image)
 }
 
 /// `sectors` in bytes, if that fits in 63 bits.
 fn sectors_to_bytes(sectors: u64) -> Option<u64> {
-    sectors
-        .checked_mul(SECTOR)
-        .filter(|bytes| i64::try_from(*bytes).is_ok())
+    sectors.checked_mul(SECTOR).filter(|bytes| i64::try_from(*bytes).is_ok())
 }
 
 fn corrupt(text: impl Into<String>) -> Error {

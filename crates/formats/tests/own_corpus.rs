@@ -1,9 +1,6 @@
 //! The project's own corpus (`tests/corpus`): every format and subformat that qemu-img makes is
 //! read to the content that qemu-img reads, and what must be refused is refused.
-#![expect(
-    clippy::expect_used,
-    reason = "a failed expectation of a test is a panic"
-)]
+#![expect(clippy::expect_used, reason = "a failed expectation of a test is a panic")]
 
 use async_trait::async_trait;
 use carreto_block::{
@@ -34,9 +31,7 @@ struct Corpus {
 
 impl Corpus {
     fn new() -> Self {
-        Self {
-            folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpus"),
-        }
+        Self { folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpus") }
     }
 
     fn manifest(&self) -> Vec<Value> {
@@ -57,12 +52,7 @@ impl Corpus {
 
     /// A gate for the image `name` that opens what `grants` covers.
     fn gate(&self, name: &str, grants: Vec<Grant>) -> OpenGate {
-        OpenGate::new(
-            Arc::new(self.clone()),
-            grants,
-            DIRECTORY,
-            format!("{DIRECTORY}/{name}"),
-        )
+        OpenGate::new(Arc::new(self.clone()), grants, DIRECTORY, format!("{DIRECTORY}/{name}"))
     }
 }
 
@@ -106,9 +96,7 @@ impl Entry {
     }
 
     fn needs_files(&self) -> bool {
-        self.0["needs"]
-            .as_array()
-            .is_some_and(|needs| !needs.is_empty())
+        self.0["needs"].as_array().is_some_and(|needs| !needs.is_empty())
     }
 
     fn format(&self) -> Format {
@@ -135,12 +123,7 @@ fn granted() -> Vec<Grant> {
 
 /// Fails with all failures at once: one broken reader must not hide the others.
 fn assert_none(failures: &[String]) {
-    assert!(
-        failures.is_empty(),
-        "{} failures:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 fn hex(digest: &[u8]) -> String {

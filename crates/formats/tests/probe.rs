@@ -56,30 +56,17 @@ async fn every_readable_format_is_found() {
         (Format::Vhd, vec![(0, b"conectix")]),
         (Format::Vhd, vec![(-512, b"conectix")]),
         (Format::Vhd, vec![(-511, b"conectix")]),
-        (
-            Format::Vhd,
-            vec![(-512, b"conectix"), (510, b"\x55\xaa"), (446, MBR_ENTRY)],
-        ),
+        (Format::Vhd, vec![(-512, b"conectix"), (510, b"\x55\xaa"), (446, MBR_ENTRY)]),
         (Format::Vmdk, vec![(0, b"KDMV")]),
         (Format::Vmdk, vec![(0, b"COWD")]),
         (Format::Vmdk, vec![(0, b"\xbe\xba\xfe\xca\0\0\0\0")]),
         (Format::Vmdk, text("# Disk DescriptorFile\nversion=1\n")),
-        (
-            Format::Vmdk,
-            text("\n \t#disk  descriptorFILE\r\nversion = 1\r\n"),
-        ),
-        (
-            Format::Vmdk,
-            text("\u{feff}# a comment\n\nVersion=3\ncreateType = \"vmfs\""),
-        ),
+        (Format::Vmdk, text("\n \t#disk  descriptorFILE\r\nversion = 1\r\n")),
+        (Format::Vmdk, text("\u{feff}# a comment\n\nVersion=3\ncreateType = \"vmfs\"")),
     ];
     for (wanted, places) in cases {
         let text = format!("{places:?}");
-        assert_eq!(
-            looks_like("a.img", file_with(&places)).await,
-            Ok(wanted),
-            "{text}"
-        );
+        assert_eq!(looks_like("a.img", file_with(&places)).await, Ok(wanted), "{text}");
     }
 }
 
@@ -137,10 +124,7 @@ async fn two_formats_at_once_are_refused() {
         vec![(0, QCOW2), (-512, b"koly")],
         vec![(0, b"KDMV"), iso],
         vec![(0, b"# Disk DescriptorFile\nversion=1\n"), mbr[0], mbr[1]],
-        vec![
-            (0, b"# Disk DescriptorFile\nversion=1\n"),
-            (512, b"EFI PART"),
-        ],
+        vec![(0, b"# Disk DescriptorFile\nversion=1\n"), (512, b"EFI PART")],
         vec![(0, b"LUKS\xba\xbe"), (-511, b"conectix")],
         vec![(0, b"conectix"), (64, b"\x7f\x10\xda\xbe")],
     ];
@@ -156,10 +140,7 @@ async fn two_formats_at_once_are_refused() {
 async fn small_files_and_odd_names_are_handled() {
     for len in [0, 1, 7, 511, 512, 513] {
         assert_eq!(looks_like("a.img", vec![0; len]).await, Ok(Format::Raw));
-        assert_eq!(
-            looks_like("s3://b/a.VHD", vec![0; len]).await,
-            Err(Kind::Truncated)
-        );
+        assert_eq!(looks_like("s3://b/a.VHD", vec![0; len]).await, Err(Kind::Truncated));
     }
     let codes = async |name, file| {
         let found = probe(&MemSource::new(name, file)).await.expect("raw");
@@ -168,18 +149,12 @@ async fn small_files_and_odd_names_are_handled() {
     assert_eq!(codes("a.qcow2", vec![0; 512]).await, ["name_not_format"]);
     assert_eq!(codes("a-flat.vmdk", vec![0; 512]).await, [""; 0]);
     assert_eq!(codes("a.img", vec![]).await, ["empty_file"]);
-    assert_eq!(
-        codes("a.iso", file_with(&[(32769, b"CD001")])).await,
-        ["iso9660"]
-    );
+    assert_eq!(codes("a.iso", file_with(&[(32769, b"CD001")])).await, ["iso9660"]);
 }
 
 #[tokio::test]
 async fn a_header_in_a_disk_that_is_raw_by_order_is_reported() {
-    let options = OpenOptions {
-        format: Some(Format::Raw),
-        ..OpenOptions::default()
-    };
+    let options = OpenOptions { format: Some(Format::Raw), ..OpenOptions::default() };
     let cases: [(&str, Places<'_>); 4] = [
         ("qcow2", vec![(0, QCOW2)]),
         ("vhd", vec![(-512, b"conectix")]),
@@ -189,18 +164,14 @@ async fn a_header_in_a_disk_that_is_raw_by_order_is_reported() {
     for (name, places) in cases {
         let bytes = file_with(&places);
         let file = Arc::new(MemSource::new("a.raw", bytes.clone()));
-        let image = open(file, &options, &OpenGate::closed())
-            .await
-            .expect("raw");
+        let image = open(file, &options, &OpenGate::closed()).await.expect("raw");
         let warnings = &image.info().warnings;
         assert_eq!(warnings[0].code, "image_header_in_raw");
         assert!(warnings[0].text.contains(name), "{}", warnings[0].text);
         conformance::source(image.as_ref(), &bytes).await;
     }
     let file = Arc::new(MemSource::new("a.raw", sparse_disk(1 << 20, 1)));
-    let image = open(file, &options, &OpenGate::closed())
-        .await
-        .expect("raw");
+    let image = open(file, &options, &OpenGate::closed()).await.expect("raw");
     assert_eq!(image.info().warnings, []);
 }
 
@@ -238,10 +209,7 @@ async fn the_corpus_is_recognised() {
     let mut known = 0;
     for entry in corpus.manifest() {
         // The ends of the few large ones look like those of the others.
-        if entry["size_decompressed"]
-            .as_u64()
-            .is_some_and(|size| size > 256 << 20)
-        {
+        if entry["size_decompressed"].as_u64().is_some_and(|size| size > 256 << 20) {
             continue;
         }
         let name = entry["file"].as_str().expect("a name");
@@ -253,9 +221,7 @@ async fn the_corpus_is_recognised() {
             _ => Err(Kind::Unsupported),
         };
         let found = probe(corpus.source(name).as_ref()).await;
-        let found = found
-            .map(|probe| probe.format.name().to_owned())
-            .map_err(|error| error.kind());
+        let found = found.map(|probe| probe.format.name().to_owned()).map_err(|error| error.kind());
         if found != wanted {
             eprintln!("{name}: {found:?}, the manifest says {format}");
         }
@@ -272,16 +238,10 @@ async fn the_malformed_corpus_is_recognised() {
     };
     let mut cases = 0;
     for (path, wanted) in corpus.malformed() {
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let file = FileSource::open(&path).expect("open");
         let found = probe(file.as_ref()).await;
-        let found = found
-            .map(|probe| probe.format)
-            .map_err(|error| error.kind());
+        let found = found.map(|probe| probe.format).map_err(|error| error.kind());
         let expected = match name.as_bytes()[0] {
             b'q' => Ok(Format::Qcow2),
             b'h' => Ok(Format::Vhd),

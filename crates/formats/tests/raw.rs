@@ -1,8 +1,5 @@
 //! Raw disks are their bytes, to the last one.
-#![expect(
-    clippy::expect_used,
-    reason = "a failed expectation of a test is a panic"
-)]
+#![expect(clippy::expect_used, reason = "a failed expectation of a test is a panic")]
 
 use carreto_block::{ByteRange, OpenGate, Source, Window};
 use carreto_error::Kind;
@@ -11,9 +8,7 @@ use carreto_testkit::{Fault, FaultySource, MemSource, conformance, sparse_disk};
 use std::sync::Arc;
 
 async fn opened(file: Arc<dyn Source>) -> Arc<dyn Image> {
-    raw::open(file, &OpenOptions::default())
-        .await
-        .expect("open")
+    raw::open(file, &OpenOptions::default()).await.expect("open")
 }
 
 #[tokio::test]

@@ -22,14 +22,9 @@ async fn every_vhd_of_the_corpus_has_its_known_content() {
         }
         let name = entry["file"].as_str().expect("a name");
         let gate = corpus.gate(name);
-        let image = open(corpus.source(name), &OpenOptions::default(), &gate)
-            .await
-            .expect(name);
+        let image = open(corpus.source(name), &OpenOptions::default(), &gate).await.expect(name);
         assert_eq!(image.info().format, Format::Vhd, "{name}");
-        assert_eq!(
-            image.info().subformat,
-            entry["subformat"].as_str().expect("text")
-        );
+        assert_eq!(image.info().subformat, entry["subformat"].as_str().expect("text"));
         assert_eq!(Some(image.size()), entry["virtual_size"].as_u64(), "{name}");
         let report = image.check(&Limits::default()).await.expect(name);
         if let Some(wanted) = entry["sha256_content"].as_str() {
@@ -64,11 +59,7 @@ async fn every_malformed_vhd_gives_the_wanted_kind() {
     };
     let mut cases = 0;
     for (path, wanted) in corpus.malformed() {
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.extension().is_none_or(|extension| extension != "vhd") {
             continue;
         }

@@ -1,8 +1,5 @@
 //! VHDs over files that fail, and calls that are dropped in the middle.
-#![expect(
-    clippy::expect_used,
-    reason = "a failed expectation of a test is a panic"
-)]
+#![expect(clippy::expect_used, reason = "a failed expectation of a test is a panic")]
 
 mod vhd_support;
 
@@ -32,9 +29,7 @@ async fn a_failing_read_is_an_error_or_harmless_and_never_wrong_bytes() {
     let top = sparse_disk(600_064, 2);
     let fixed = Spec::new(FIXED, 600_064);
     let dynamic = Spec::new(DYNAMIC, 600_064).block_size(65536);
-    let child = Spec::new(DIFFERENCING, 600_064)
-        .block_size(65536)
-        .child_of(&fixed, "base.vhd");
+    let child = Spec::new(DIFFERENCING, 600_064).block_size(65536).child_of(&fixed, "base.vhd");
     let disks = Disks::default().with("base.vhd", fixed.build(&base, &[]));
     let files = [
         (fixed.build(&base, &[]), &base),
@@ -61,9 +56,7 @@ async fn a_failing_read_is_an_error_or_harmless_and_never_wrong_bytes() {
 #[tokio::test]
 async fn dropped_calls_leave_the_image_as_it_was() {
     let disk = sparse_disk(600_064, 1);
-    let file = Spec::new(DYNAMIC, 600_064)
-        .block_size(4096)
-        .build(&disk, &[]);
+    let file = Spec::new(DYNAMIC, 600_064).block_size(4096).build(&disk, &[]);
     let fault = Fault::never();
     let options = OpenOptions::default();
     let gate = OpenGate::closed();
@@ -71,9 +64,7 @@ async fn dropped_calls_leave_the_image_as_it_was() {
         conformance::poll_then_drop(open(faulty(&file, &fault), &options, &gate), polls);
         let named = OpenOptions::default().for_reference(Format::Vhd);
         conformance::poll_then_drop(vhd::open(faulty(&file, &fault), &named, &gate), polls);
-        let image = open(faulty(&file, &fault), &options, &gate)
-            .await
-            .expect("open");
+        let image = open(faulty(&file, &fault), &options, &gate).await.expect("open");
         let mut buf = vec![0; disk.len()];
         let limits = Limits::default();
         conformance::poll_then_drop(image.check(&limits), polls);
@@ -82,9 +73,7 @@ async fn dropped_calls_leave_the_image_as_it_was() {
         image.read_at(0, &mut buf).await.expect("read");
         assert!(buf == disk);
     }
-    let image = open(faulty(&file, &fault), &options, &gate)
-        .await
-        .expect("open");
+    let image = open(faulty(&file, &fault), &options, &gate).await.expect("open");
     conformance::source(image.as_ref(), &disk).await;
 }
 
@@ -92,22 +81,12 @@ async fn dropped_calls_leave_the_image_as_it_was() {
 #[tokio::test]
 async fn mapping_costs_one_read_a_block_at_most() {
     let disk = vec![1; 4 << 20];
-    let file = Spec::new(DYNAMIC, 4 << 20)
-        .block_size(65536)
-        .build(&disk, &[]);
+    let file = Spec::new(DYNAMIC, 4 << 20).block_size(65536).build(&disk, &[]);
     let fault = Fault::never();
-    let image = open(
-        faulty(&file, &fault),
-        &OpenOptions::default(),
-        &OpenGate::closed(),
-    )
-    .await
-    .expect("open");
-    assert!(
-        fault.operations() <= 5,
-        "{} reads to open",
-        fault.operations()
-    );
+    let image = open(faulty(&file, &fault), &OpenOptions::default(), &OpenGate::closed())
+        .await
+        .expect("open");
+    assert!(fault.operations() <= 5, "{} reads to open", fault.operations());
     let before = fault.operations();
     for range in ByteRange::whole(4 << 20).chunks(1 << 20) {
         image.extents(range, 64).await.expect("extents");

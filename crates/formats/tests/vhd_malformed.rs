@@ -24,10 +24,7 @@ const SIZE: u64 = 8 << 20;
 async fn outcome(file: Vec<u8>) -> Result<Vec<&'static str>> {
     let begin = Instant::now();
     let found = open_and_check(file, &OpenOptions::default()).await;
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "it takes too long"
-    );
+    assert!(begin.elapsed() < Duration::from_secs(5), "it takes too long");
     found
 }
 
@@ -59,24 +56,9 @@ async fn every_footer_field_is_checked() {
         ("version", 12, &[0, 2, 0, 0], Kind::Unsupported),
         ("data offset 0", 16, &zero, Kind::Corrupt),
         ("data offset odd", 16, &700_u64.to_be_bytes(), Kind::Corrupt),
-        (
-            "data offset elsewhere",
-            16,
-            &1024_u64.to_be_bytes(),
-            Kind::Corrupt,
-        ),
-        (
-            "data offset past end",
-            16,
-            &(1_u64 << 40).to_be_bytes(),
-            Kind::Truncated,
-        ),
-        (
-            "data offset overflow",
-            16,
-            &u64::MAX.to_be_bytes(),
-            Kind::Corrupt,
-        ),
+        ("data offset elsewhere", 16, &1024_u64.to_be_bytes(), Kind::Corrupt),
+        ("data offset past end", 16, &(1_u64 << 40).to_be_bytes(), Kind::Truncated),
+        ("data offset overflow", 16, &u64::MAX.to_be_bytes(), Kind::Corrupt),
         ("type 0", 60, &[0; 4], Kind::Unsupported),
         ("type 1", 60, &1_u32.to_be_bytes(), Kind::Unsupported),
         ("type 2", 60, &2_u32.to_be_bytes(), Kind::Corrupt),
@@ -86,18 +68,8 @@ async fn every_footer_field_is_checked() {
         ("type max", 60, &[0xFF; 4], Kind::Unsupported),
         ("size 0", 48, &zero, Kind::Corrupt),
         ("size max", 48, &u64::MAX.to_be_bytes(), Kind::Limit),
-        (
-            "size above the bound",
-            48,
-            &(5_u64 << 50).to_be_bytes(),
-            Kind::Limit,
-        ),
-        (
-            "size above the table",
-            48,
-            &(1_u64 << 41).to_be_bytes(),
-            Kind::Corrupt,
-        ),
+        ("size above the bound", 48, &(5_u64 << 50).to_be_bytes(), Kind::Limit),
+        ("size above the table", 48, &(1_u64 << 41).to_be_bytes(), Kind::Corrupt),
     ];
     for (what, at, value, wanted) in cases {
         let mut file = dynamic();
@@ -114,33 +86,13 @@ async fn every_header_field_is_checked() {
         ("cookie", 0, b"cxsparsf", Kind::Corrupt),
         ("version", 24, &[0, 2, 0, 0], Kind::Unsupported),
         ("table at 0", 16, &[0; 8], Kind::Corrupt),
-        (
-            "table on the header",
-            16,
-            &1024_u64.to_be_bytes(),
-            Kind::Corrupt,
-        ),
+        ("table on the header", 16, &1024_u64.to_be_bytes(), Kind::Corrupt),
         ("table odd", 16, &1600_u64.to_be_bytes(), Kind::Corrupt),
-        (
-            "table past end",
-            16,
-            &(1_u64 << 40).to_be_bytes(),
-            Kind::Truncated,
-        ),
-        (
-            "table overflow",
-            16,
-            &(u64::MAX - 3).to_be_bytes(),
-            Kind::Corrupt,
-        ),
+        ("table past end", 16, &(1_u64 << 40).to_be_bytes(), Kind::Truncated),
+        ("table overflow", 16, &(u64::MAX - 3).to_be_bytes(), Kind::Corrupt),
         ("no entries", 28, &entries(0), Kind::Corrupt),
         ("too few entries", 28, &entries(3), Kind::Corrupt),
-        (
-            "too many entries for the file",
-            28,
-            &entries(8_000_000),
-            Kind::Truncated,
-        ),
+        ("too many entries for the file", 28, &entries(8_000_000), Kind::Truncated),
         ("too many entries", 28, &entries(u32::MAX), Kind::Limit),
         ("block size 0", 32, &[0; 4], Kind::Corrupt),
         ("block size 1", 32, &entries(1), Kind::Corrupt),
@@ -149,18 +101,8 @@ async fn every_header_field_is_checked() {
         ("block size 3 MiB", 32, &entries(3 << 20), Kind::Corrupt),
         ("block size max", 32, &entries(u32::MAX), Kind::Corrupt),
         ("block size 2 GiB", 32, &entries(1 << 31), Kind::Limit),
-        (
-            "block size too small for the table",
-            32,
-            &entries(1 << 20),
-            Kind::Corrupt,
-        ),
-        (
-            "block size too large for the file",
-            32,
-            &entries(4 << 20),
-            Kind::Truncated,
-        ),
+        ("block size too small for the table", 32, &entries(1 << 20), Kind::Corrupt),
+        ("block size too large for the file", 32, &entries(4 << 20), Kind::Truncated),
     ];
     for (what, at, value, wanted) in cases {
         let mut file = dynamic();
@@ -172,30 +114,19 @@ async fn every_header_field_is_checked() {
 
 #[tokio::test]
 async fn wrong_checksums_are_refused_unless_told_to_ignore_them() {
-    let ignore = OpenOptions {
-        ignore_checksum: true,
-        ..OpenOptions::default()
-    };
+    let ignore = OpenOptions { ignore_checksum: true, ..OpenOptions::default() };
     for at in [64, 36, 45, 90, 500] {
         let mut file = dynamic();
         let flipped = [file[at] ^ 0x40];
         put_footers(&mut file, at, &flipped);
         refused("both footers", file.clone(), Kind::Corrupt).await;
-        assert!(
-            open_and_check(file, &ignore)
-                .await
-                .is_ok_and(|codes| codes == ["wrong_checksum"])
-        );
+        assert!(open_and_check(file, &ignore).await.is_ok_and(|codes| codes == ["wrong_checksum"]));
     }
     for at in [36, 12, 1000] {
         let mut file = dynamic();
         file[HEADER + at] ^= 0x40;
         refused("header", file.clone(), Kind::Corrupt).await;
-        assert!(
-            open_and_check(file, &ignore)
-                .await
-                .is_ok_and(|codes| codes == ["wrong_checksum"])
-        );
+        assert!(open_and_check(file, &ignore).await.is_ok_and(|codes| codes == ["wrong_checksum"]));
     }
 }
 
@@ -208,34 +139,15 @@ fn entry(file: &[u8], index: usize) -> u32 {
 async fn blocks_in_impossible_places_are_refused() {
     let good = dynamic();
     assert_eq!(outcome(good.clone()).await.expect("good"), [""; 0]);
-    let first = (0..4)
-        .min_by_key(|index| entry(&good, *index))
-        .expect("four");
-    let last = (0..4)
-        .max_by_key(|index| entry(&good, *index))
-        .expect("four");
+    let first = (0..4).min_by_key(|index| entry(&good, *index)).expect("four");
+    let last = (0..4).max_by_key(|index| entry(&good, *index)).expect("four");
     let cases = [
         ("on the copy of the footer", first, 0, Kind::Corrupt),
         ("on the header", first, 1, Kind::Corrupt),
         ("on the table", first, 3, Kind::Corrupt),
-        (
-            "on the next block",
-            first,
-            entry(&good, first) + 1,
-            Kind::Corrupt,
-        ),
-        (
-            "on the block before",
-            last,
-            entry(&good, last) - 9,
-            Kind::Corrupt,
-        ),
-        (
-            "on the footer",
-            last,
-            entry(&good, last) + 1,
-            Kind::Truncated,
-        ),
+        ("on the next block", first, entry(&good, first) + 1, Kind::Corrupt),
+        ("on the block before", last, entry(&good, last) - 9, Kind::Corrupt),
+        ("on the footer", last, entry(&good, last) + 1, Kind::Truncated),
         ("past the end", last, 1 << 20, Kind::Truncated),
         ("far past the end", last, u32::MAX - 1, Kind::Truncated),
     ];
@@ -263,33 +175,13 @@ async fn a_block_past_the_end_is_an_error_of_the_image_also_without_a_check() {
 #[tokio::test]
 async fn cut_files_are_truncated() {
     let good = dynamic();
-    for len in [
-        0,
-        100,
-        511,
-        512,
-        1535,
-        1536,
-        4096,
-        good.len() / 2,
-        good.len() - 512,
-    ] {
-        refused(
-            &format!("{len} bytes"),
-            good[..len].to_vec(),
-            Kind::Truncated,
-        )
-        .await;
+    for len in [0, 100, 511, 512, 1535, 1536, 4096, good.len() / 2, good.len() - 512] {
+        refused(&format!("{len} bytes"), good[..len].to_vec(), Kind::Truncated).await;
     }
     let disk = sparse_disk(1 << 20, 2);
     let fixed = Spec::new(FIXED, 1 << 20).build(&disk, &[]);
     for len in [0, 512, 4096, 1 << 19, 1 << 20] {
-        refused(
-            &format!("fixed, {len} bytes"),
-            fixed[..len].to_vec(),
-            Kind::Truncated,
-        )
-        .await;
+        refused(&format!("fixed, {len} bytes"), fixed[..len].to_vec(), Kind::Truncated).await;
     }
     let mut short = fixed;
     short.drain(4096..8192);
@@ -309,12 +201,7 @@ async fn locators_are_bounded_and_inside_the_file() {
     let child = Spec::new(DIFFERENCING, SIZE).child_of(&base, "base.vhd");
     let disk = vec![0; usize::try_from(SIZE).expect("small")];
     let cases: [(&str, usize, &[u8], Kind); 3] = [
-        (
-            "past the end",
-            16,
-            &(1_u64 << 40).to_be_bytes(),
-            Kind::Truncated,
-        ),
+        ("past the end", 16, &(1_u64 << 40).to_be_bytes(), Kind::Truncated),
         ("overflow", 16, &u64::MAX.to_be_bytes(), Kind::Corrupt),
         ("too long", 8, &[0xFF; 4], Kind::Limit),
     ];
@@ -351,10 +238,7 @@ async fn the_largest_disk_is_checked_and_mapped_in_no_time() {
     let image = opened(huge(u32::MAX)).await;
     let report = image.check(&Limits::default()).await.expect("check");
     assert_eq!(report.allocated_size, Some(0));
-    let map = image
-        .extents(ByteRange::whole(image.size()), 5)
-        .await
-        .expect("extents");
+    let map = image.extents(ByteRange::whole(image.size()), 5).await.expect("extents");
     assert_eq!(map.len(), 1);
     let entry = u32::try_from((TABLE + 1_044_480 * 4) / 512).expect("a sector");
     let image = opened(huge(entry)).await;
@@ -366,19 +250,14 @@ async fn the_largest_disk_is_checked_and_mapped_in_no_time() {
 
 #[tokio::test]
 async fn a_check_without_memory_says_that_it_did_not_look_for_overlaps() {
-    let limits = Limits {
-        max_check_memory: 8,
-        ..Limits::default()
-    };
+    let limits = Limits { max_check_memory: 8, ..Limits::default() };
     let report = opened(dynamic()).await.check(&limits).await.expect("check");
     assert_eq!(report.warnings[0].code, "overlaps_not_checked");
 }
 
 async fn opened(file: Vec<u8>) -> Arc<dyn Image> {
     let file = Arc::new(MemSource::new("/disks/a.vhd", file));
-    open(file, &OpenOptions::default(), &OpenGate::closed())
-        .await
-        .expect("open")
+    open(file, &OpenOptions::default(), &OpenGate::closed()).await.expect("open")
 }
 
 /// Damages a few bytes of the metadata and makes the checksums right again, most of the time.
@@ -412,25 +291,16 @@ async fn random_damage_never_panics_and_what_passes_the_check_is_readable() {
     let base = sparse_disk(60_416, 1);
     let top = sparse_disk(60_416, 2);
     let dynamic = Spec::new(DYNAMIC, 60_416).block_size(4096);
-    let child = Spec::new(DIFFERENCING, 60_416)
-        .block_size(4096)
-        .child_of(&dynamic, "base.vhd");
+    let child = Spec::new(DIFFERENCING, 60_416).block_size(4096).child_of(&dynamic, "base.vhd");
     let fixed = Spec::new(FIXED, 60_416);
     let disks = Disks::default().with("base.vhd", dynamic.build(&base, &[]));
-    let good = [
-        dynamic.build(&base, &[]),
-        child.build(&top, &base),
-        fixed.build(&base, &[]),
-    ];
+    let good = [dynamic.build(&base, &[]), child.build(&top, &base), fixed.build(&base, &[])];
     let mut rng = Rng::new(2026);
     let mut readable = 0;
     for round in 0..3000 {
         let file = damaged(&good[round % good.len()], &mut rng);
         let gate = disks.gate("child.vhd");
-        let options = OpenOptions {
-            ignore_checksum: round % 5 == 0,
-            ..OpenOptions::default()
-        };
+        let options = OpenOptions { ignore_checksum: round % 5 == 0, ..OpenOptions::default() };
         let Ok(image) = open(source("/disks/child.vhd", file), &options, &gate).await else {
             continue;
         };
@@ -441,15 +311,9 @@ async fn random_damage_never_panics_and_what_passes_the_check_is_readable() {
             Ok(()) => readable += 1,
             Err(error) => {
                 assert!(!checked, "round {round}: {error}");
-                assert!(
-                    matches!(error.kind(), Kind::Corrupt | Kind::Truncated),
-                    "{error}"
-                );
+                assert!(matches!(error.kind(), Kind::Corrupt | Kind::Truncated), "{error}");
             }
         }
     }
-    assert!(
-        readable > 300,
-        "only {readable} readable: the damage is too coarse"
-    );
+    assert!(readable > 300, "only {readable} readable: the damage is too coarse");
 }

@@ -17,9 +17,7 @@ use vhd_support::{put, source};
 
 async fn opened(image: Vec<u8>) -> Arc<dyn Image> {
     let file = source("/disks/a.vhd", image);
-    open(file, &OpenOptions::default(), &OpenGate::closed())
-        .await
-        .expect("open")
+    open(file, &OpenOptions::default(), &OpenGate::closed()).await.expect("open")
 }
 
 fn codes(image: &dyn Image) -> Vec<&'static str> {
@@ -63,12 +61,7 @@ async fn a_fixed_disk_with_a_footer_of_511_bytes_loses_no_sector() {
 
 #[tokio::test]
 async fn dynamic_disks_read_with_any_block_size() {
-    let sizes = [
-        (512, 40_000),
-        (4096, 123_392),
-        (65536, 1_000_448),
-        (2 << 20, 7_340_544),
-    ];
+    let sizes = [(512, 40_000), (4096, 123_392), (65536, 1_000_448), (2 << 20, 7_340_544)];
     for (block, size) in sizes {
         let disk = sparse_disk(size, u64::from(block));
         let spec = Spec::new(DYNAMIC, size as u64).block_size(block);
@@ -79,11 +72,7 @@ async fn dynamic_disks_read_with_any_block_size() {
         conformance::source(image.as_ref(), &disk).await;
         let report = image.check(&Limits::default()).await.expect("check");
         assert_eq!(report.warnings, []);
-        assert!(
-            report
-                .allocated_size
-                .is_some_and(|bytes| bytes <= size as u64)
-        );
+        assert!(report.allocated_size.is_some_and(|bytes| bytes <= size as u64));
 
         let remote = Arc::new(MemSource::new("/disks/a.vhd", file).remote().dense());
         let image = open(remote, &OpenOptions::default(), &OpenGate::closed()).await;
@@ -96,10 +85,7 @@ async fn sectors_outside_the_bitmap_are_zeros_and_are_reported_as_such() {
     let mut disk = vec![0; 4 << 20];
     disk[1 << 20..(1 << 20) + 1024].fill(9);
     let image = opened(Spec::new(DYNAMIC, 4 << 20).build(&disk, &[])).await;
-    let map = image
-        .extents(ByteRange::whole(4 << 20), 100)
-        .await
-        .expect("extents");
+    let map = image.extents(ByteRange::whole(4 << 20), 100).await.expect("extents");
     let data: Vec<ByteRange> = map
         .iter()
         .filter(|extent| matches!(extent.placement, Placement::Plain { .. }))
@@ -114,25 +100,14 @@ async fn a_full_block_is_one_extent_and_an_empty_disk_is_one_extent() {
     let mut disk = vec![0; 8 << 20];
     disk[2 << 20..6 << 20].fill(1);
     let image = opened(Spec::new(DYNAMIC, 8 << 20).build(&disk, &[])).await;
-    let map = image
-        .extents(ByteRange::whole(8 << 20), 100)
-        .await
-        .expect("extents");
+    let map = image.extents(ByteRange::whole(8 << 20), 100).await.expect("extents");
     let lengths: Vec<u64> = map.iter().map(|extent| extent.range.len()).collect();
     assert_eq!(lengths, [2 << 20; 4]);
 
     let size = 256 << 20;
     let empty = vec![0; size];
-    let image = opened(
-        Spec::new(DYNAMIC, size as u64)
-            .block_size(4096)
-            .build(&empty, &[]),
-    )
-    .await;
-    let map = image
-        .extents(ByteRange::whole(size as u64), 3)
-        .await
-        .expect("extents");
+    let image = opened(Spec::new(DYNAMIC, size as u64).block_size(4096).build(&empty, &[])).await;
+    let map = image.extents(ByteRange::whole(size as u64), 3).await.expect("extents");
     assert_eq!(map.len(), 1);
     assert!(matches!(map[0].placement, Placement::Zero));
 }
@@ -142,10 +117,7 @@ async fn a_last_block_with_a_bitmap_of_its_own_sectors_only_is_whole() {
     let size = (2 << 20) + 7 * 512;
     let disk = vec![5; size];
     let image = opened(Spec::new(DYNAMIC, size as u64).build(&disk, &[])).await;
-    let map = image
-        .extents(ByteRange::whole(size as u64), 9)
-        .await
-        .expect("extents");
+    let map = image.extents(ByteRange::whole(size as u64), 9).await.expect("extents");
     assert_eq!(map.len(), 2);
     conformance::source(image.as_ref(), &disk).await;
 }
@@ -185,10 +157,7 @@ async fn open_child(parent: ParentSpec, found: &[&str]) -> Result<Vec<&'static s
     let disk = sparse_disk(1 << 20, 8);
     let base = Spec::new(FIXED, 1 << 20);
     let mut child = Spec::new(DIFFERENCING, 1 << 20).child_of(&base, "base.vhd");
-    child.parent = Some(ParentSpec {
-        unique_id: base.unique_id,
-        ..parent
-    });
+    child.parent = Some(ParentSpec { unique_id: base.unique_id, ..parent });
     let mut disks = Disks::default().with("child.vhd", child.build(&disk, &disk));
     for name in found {
         disks = disks.with(name, base.build(&disk, &[]));
@@ -221,10 +190,7 @@ async fn the_parent_is_found_by_any_of_its_names_inside_the_grant() {
         let text = format!("{parent:?}");
         assert_eq!(open_child(parent, &[name]).await, Ok(vec![]), "{text}");
     }
-    let by_name = ParentSpec {
-        name: "D:\\old\\base.vhd".into(),
-        ..ParentSpec::default()
-    };
+    let by_name = ParentSpec { name: "D:\\old\\base.vhd".into(), ..ParentSpec::default() };
     assert_eq!(open_child(by_name, &["base.vhd"]).await, Ok(vec![]));
 }
 
@@ -251,13 +217,7 @@ async fn a_parent_that_is_missing_or_outside_is_not_opened() {
 #[tokio::test]
 async fn a_closed_gate_refuses_every_kind_of_parent_name() {
     let base = Spec::new(FIXED, 1 << 20);
-    let names = [
-        "\\\\server\\share\\p.vhd",
-        "/etc/passwd",
-        "C:\\p.vhd",
-        "..\\..\\p.vhd",
-        "p.vhd",
-    ];
+    let names = ["\\\\server\\share\\p.vhd", "/etc/passwd", "C:\\p.vhd", "..\\..\\p.vhd", "p.vhd"];
     for name in names {
         for code in [b"W2ru", b"W2ku", b"MacX"] {
             let mut spec = Spec::new(DIFFERENCING, 1 << 20).child_of(&base, "x.vhd");
@@ -302,20 +262,8 @@ async fn the_creator_decides_about_the_size() {
         (b"win ", (990, 16, 63), bytes, bytes, vec![]),
         (b"wa\0\0", (990, 16, 63), bytes, bytes, vec![]),
         (b"qem2", (65535, 16, 255), bytes, bytes, vec![]),
-        (
-            b"vpc ",
-            (990, 16, 63),
-            bytes,
-            990 * 16 * 63 * 512,
-            vec!["size_differs"],
-        ),
-        (
-            b"qemu",
-            (990, 16, 63),
-            bytes,
-            990 * 16 * 63 * 512,
-            vec!["size_differs"],
-        ),
+        (b"vpc ", (990, 16, 63), bytes, 990 * 16 * 63 * 512, vec!["size_differs"]),
+        (b"qemu", (990, 16, 63), bytes, 990 * 16 * 63 * 512, vec!["size_differs"]),
         (b"qemu", (1000, 16, 63), bytes, bytes, vec![]),
         (b"vpc ", (65535, 16, 255), bytes, bytes, vec![]),
         (b"vpc ", (0, 16, 63), bytes, bytes, vec!["size_differs"]),
@@ -329,14 +277,7 @@ async fn the_creator_decides_about_the_size() {
         let image = opened(spec.build(&empty, &[])).await;
         assert_eq!(image.size(), wanted, "{spec:?}");
         assert_eq!(codes(image.as_ref()), warnings, "{spec:?}");
-        let detail = |name| {
-            image
-                .info()
-                .details
-                .iter()
-                .find(|d| d.0 == name)
-                .map(|d| d.1.clone())
-        };
+        let detail = |name| image.info().details.iter().find(|d| d.0 == name).map(|d| d.1.clone());
         assert_eq!(detail("current_size"), Some(current.to_string()));
         assert!(detail("creator").is_some() && detail("geometry_size").is_some());
     }
@@ -365,10 +306,7 @@ async fn one_good_copy_of_the_footer_is_enough() {
     let mut differ = good;
     put(&mut differ, 68, &[9; 16]);
     reseal(&mut differ);
-    assert_eq!(
-        codes(opened(differ).await.as_ref()),
-        ["footer_copies_differ"]
-    );
+    assert_eq!(codes(opened(differ).await.as_ref()), ["footer_copies_differ"]);
 }
 
 #[tokio::test]
@@ -390,20 +328,10 @@ async fn checksums_from_before_the_identity_was_stamped_are_accepted() {
     // Nothing else that came later is accepted.
     put(&mut file, 512 + 800, &[3]);
     let file = source("/disks/a.vhd", file);
-    let error = open(
-        Arc::clone(&file),
-        &OpenOptions::default(),
-        &OpenGate::closed(),
-    )
-    .await;
+    let error = open(Arc::clone(&file), &OpenOptions::default(), &OpenGate::closed()).await;
     assert_eq!(error.expect_err("wrong").kind(), Kind::Corrupt);
-    let options = OpenOptions {
-        ignore_checksum: true,
-        ..OpenOptions::default()
-    };
-    let image = open(file, &options, &OpenGate::closed())
-        .await
-        .expect("as asked");
+    let options = OpenOptions { ignore_checksum: true, ..OpenOptions::default() };
+    let image = open(file, &options, &OpenGate::closed()).await.expect("as asked");
     assert_eq!(codes(image.as_ref()), ["stale_checksum", "wrong_checksum"]);
 }
 

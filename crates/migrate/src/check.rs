@@ -24,17 +24,7 @@ pub struct CheckOutcome {
 pub async fn check(setup: &Setup, spec: &ImageSpec, quick: bool) -> Result<CheckOutcome> {
     let opened = image::open(setup, spec).await?;
     let facts = inspect::facts(&spec.location, opened.image.as_ref()).await?;
-    let engine = setup.engine(CopyOptions {
-        digest: false,
-        ..CopyOptions::default()
-    });
-    let decoded_bytes = if quick {
-        0
-    } else {
-        decode_all(&engine, opened.image.clone()).await?
-    };
-    Ok(CheckOutcome {
-        facts,
-        decoded_bytes,
-    })
+    let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
+    let decoded_bytes = if quick { 0 } else { decode_all(&engine, opened.image.clone()).await? };
+    Ok(CheckOutcome { facts, decoded_bytes })
 }

@@ -1,7 +1,7 @@
 //! Digests and comparisons of what a guest would read.
 
 use crate::{ImageSpec, Setup, image};
-use carreto_block::{ByteRange, Source as _};
+use carreto_block::ByteRange;
 use carreto_error::{Error, Kind, Result};
 use carreto_transfer::{
     ContentDigest, CopyOptions, Difference, LEAF, Piece, chunk_digests_of, is_zero, scan_ordered,
@@ -42,21 +42,11 @@ impl FromStr for Algorithm {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let all = [
-            Self::Blake3,
-            Self::Sha256,
-            Self::Sha256Nonzero64k,
-            Self::Sparse,
-        ];
-        all.into_iter()
-            .find(|algorithm| algorithm.name() == text)
-            .ok_or_else(|| {
-                let known = all.map(Self::name).join(", ");
-                Error::new(
-                    Kind::Usage,
-                    format!("unknown algorithm {text:?}, expected one of {known}"),
-                )
-            })
+        let all = [Self::Blake3, Self::Sha256, Self::Sha256Nonzero64k, Self::Sparse];
+        all.into_iter().find(|algorithm| algorithm.name() == text).ok_or_else(|| {
+            let known = all.map(Self::name).join(", ");
+            Error::new(Kind::Usage, format!("unknown algorithm {text:?}, expected one of {known}"))
+        })
     }
 }
 
@@ -71,23 +61,15 @@ pub async fn digest(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Re
     let before = opened.image.stamp().await?;
     let size = opened.image.size();
     let mut hasher = Hasher::new(algorithm);
-    let engine = setup.engine(CopyOptions {
-        digest: false,
-        ..CopyOptions::default()
-    });
+    let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
     let mut at = 0;
-    scan_ordered(
-        &engine,
-        opened.image.clone(),
-        ByteRange::whole(size),
-        |piece| {
-            at += match piece {
-                Piece::Zero(len) => hasher.zeros(len),
-                Piece::Data(bytes) => hasher.data(at, bytes),
-            };
-            Ok(())
-        },
-    )
+    scan_ordered(&engine, opened.image.clone(), ByteRange::whole(size), |piece| {
+        at += match piece {
+            Piece::Zero(len) => hasher.zeros(len),
+            Piece::Data(bytes) => hasher.data(at, bytes),
+        };
+        Ok(())
+    })
     .await?;
     if opened.image.stamp().await? != before {
         return Err(image::changed(&spec.location));
@@ -103,10 +85,7 @@ pub async fn digest(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Re
 /// What opening, reading and decoding the images meet.
 pub async fn compare(setup: &Setup, a: &ImageSpec, b: &ImageSpec) -> Result<Option<Difference>> {
     let (a, b) = (image::open(setup, a).await?, image::open(setup, b).await?);
-    let engine = setup.engine(CopyOptions {
-        digest: false,
-        ..CopyOptions::default()
-    });
+    let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
     carreto_transfer::compare(&engine, a.image, b.image).await
 }
 

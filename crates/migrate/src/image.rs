@@ -32,24 +32,13 @@ pub(crate) async fn open(setup: &Setup, spec: &ImageSpec) -> Result<Opened> {
     };
     let name = file.name().to_owned();
     let image = carreto_formats::open(file, &options, &gate).await;
-    Ok(Opened {
-        image: image.map_err(|error| error.or_path(&name))?,
-    })
+    Ok(Opened { image: image.map_err(|error| error.or_path(&name))? })
 }
 
 fn open_file(path: &Path, spec: &ImageSpec) -> Result<(Arc<dyn Source>, OpenGate)> {
     let file = LocalFile::open(path)?;
-    let grants = spec
-        .allow_dirs
-        .iter()
-        .map(grant)
-        .collect::<Result<Vec<Grant>>>()?;
-    let gate = OpenGate::new(
-        Arc::new(DirectoryGate),
-        grants,
-        directory_of(path)?,
-        file.identity(),
-    );
+    let grants = spec.allow_dirs.iter().map(grant).collect::<Result<Vec<Grant>>>()?;
+    let gate = OpenGate::new(Arc::new(DirectoryGate), grants, directory_of(path)?, file.identity());
     Ok((Arc::new(file), gate))
 }
 
@@ -61,11 +50,7 @@ async fn open_object(
     let observer = Arc::new(Forward(Arc::clone(&setup.observer)));
     let stores = Arc::new(ObjectStores::new(setup.stores.clone(), observer));
     let file = stores.open(url).await?;
-    let grants = spec
-        .allow_dirs
-        .iter()
-        .map(|prefix| Grant(prefix.clone()))
-        .collect();
+    let grants = spec.allow_dirs.iter().map(|prefix| Grant(prefix.clone())).collect();
     let opener: Arc<dyn OpenBeneath> = stores;
     let gate = OpenGate::new(opener, grants, url.directory(), file.identity());
     Ok((Arc::new(file), gate))

@@ -4,7 +4,7 @@ use crate::{ImageSpec, Setup, image};
 use carreto_block::{ByteRange, Placement, Source};
 use carreto_error::Result;
 use carreto_formats::{Image, ImageInfo, Warning};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// What `info` and `check` tell about an image. Sizes are in bytes.
@@ -47,7 +47,6 @@ pub struct BackingFacts {
 #[derive(Debug, Clone, Serialize)]
 pub struct WarningFacts {
     /// A stable name.
-    #[serde(serialize_with = "as_str")]
     pub code: &'static str,
     /// A sentence.
     pub text: String,
@@ -55,21 +54,9 @@ pub struct WarningFacts {
     pub offset: Option<u64>,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature is serde's"
-)]
-fn as_str<S: Serializer>(text: &&'static str, to: S) -> std::result::Result<S::Ok, S::Error> {
-    to.serialize_str(text)
-}
-
 impl From<Warning> for WarningFacts {
     fn from(warning: Warning) -> Self {
-        Self {
-            code: warning.code,
-            text: warning.text,
-            offset: warning.offset,
-        }
+        Self { code: warning.code, text: warning.text, offset: warning.offset }
     }
 }
 

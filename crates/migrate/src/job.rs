@@ -102,16 +102,9 @@ impl Job {
     pub(crate) fn resume(&self, header: &JournalHeader, boot: &str) -> Result<Continued> {
         let found = Journal::resume(&self.journal_path(), boot)?;
         let (journal, resumed) = found.ok_or_else(|| {
-            Error::new(
-                Kind::Internal,
-                "the journal vanished while the job was locked",
-            )
+            Error::new(Kind::Internal, "the journal vanished while the job was locked")
         })?;
-        Ok(Continued {
-            journal,
-            resumed,
-            created: header.created,
-        })
+        Ok(Continued { journal, resumed, created: header.created })
     }
 
     /// Begins a new journal.
@@ -126,11 +119,7 @@ impl Job {
             created,
         };
         let journal = Journal::create(&self.journal_path(), &header)?;
-        Ok(Continued {
-            journal,
-            resumed: Resumed::default(),
-            created,
-        })
+        Ok(Continued { journal, resumed: Resumed::default(), created })
     }
 
     /// Writes the report beside the journal.
@@ -168,14 +157,9 @@ fn job_name(spec: &JobSpec) -> String {
 /// The path with its directory resolved, so that the same file has the same name from anywhere.
 fn absolute(path: &Path) -> String {
     let resolved = path.canonicalize().or_else(|_| {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize()?;
         Ok::<_, std::io::Error>(parent.join(path.file_name().unwrap_or_default()))
     });
-    resolved
-        .unwrap_or_else(|_| path.to_owned())
-        .display()
-        .to_string()
+    resolved.unwrap_or_else(|_| path.to_owned()).display().to_string()
 }

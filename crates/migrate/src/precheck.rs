@@ -26,11 +26,7 @@ pub(crate) fn target(spec: &JobSpec, target: &TargetState, image: &ImageFacts) -
 
 /// Whether the target is one of the files that are read.
 pub(crate) fn not_the_image(target: &TargetState, image: &dyn Source) -> Result<()> {
-    let names = image
-        .files()
-        .iter()
-        .map(|file| file.name())
-        .chain([image.name()]);
+    let names = image.files().iter().map(|file| file.name()).chain([image.name()]);
     let same = |name: &str| target.is_same_file(Path::new(name));
     match names.into_iter().find(|name| same(name)) {
         None => Ok(()),
@@ -87,9 +83,5 @@ pub(crate) async fn role(spec: &JobSpec, image: &dyn Source) -> Result<Vec<Warni
         }
     }
     let text = "the image has no boot sector, so a server will not boot from it".to_owned();
-    Ok(vec![WarningFacts {
-        code: "no_boot_sector",
-        text,
-        offset: Some(510),
-    }])
+    Ok(vec![WarningFacts { code: "no_boot_sector", text, offset: Some(510) }])
 }

@@ -53,11 +53,7 @@ struct Prepared {
 pub async fn plan(setup: &Setup, spec: &JobSpec) -> Result<Plan> {
     let prepared = prepare(setup, spec).await?;
     let job = Job::lock(spec)?;
-    let earlier = if spec.restart {
-        None
-    } else {
-        job.earlier(&prepared.state(spec))?
-    };
+    let earlier = if spec.restart { None } else { job.earlier(&prepared.state(spec))? };
     let resumed = match earlier {
         Some(_) => Journal::peek_done(&job.journal_path(), &system::boot_id())?,
         None => RangeSet::default(),
@@ -87,16 +83,9 @@ pub async fn migrate(setup: &Setup, spec: &JobSpec) -> (Report, Result<()>) {
     let begin = Instant::now();
     let mut report = Report::begin(spec, system::now());
     let pulse = Arc::new(Pulse::new(Arc::clone(&setup.observer)));
-    let setup = Setup {
-        observer: pulse.clone(),
-        ..setup.clone()
-    };
-    let _watchdog = Watchdog::start(
-        setup.stop.clone(),
-        pulse.clone(),
-        spec.timeout,
-        spec.stall_timeout,
-    );
+    let setup = Setup { observer: pulse.clone(), ..setup.clone() };
+    let _watchdog =
+        Watchdog::start(setup.stop.clone(), pulse.clone(), spec.timeout, spec.stall_timeout);
     let engine = setup.engine(CopyOptions {
         memory: spec.memory,
         rate: spec.limit_rate,
@@ -105,13 +94,7 @@ pub async fn migrate(setup: &Setup, spec: &JobSpec) -> (Report, Result<()>) {
     });
     let (job, mut outcome) = match begin_run(&setup, spec, &mut report).await {
         Ok((prepared, job)) => {
-            let run = Run {
-                setup: &setup,
-                spec,
-                engine: &engine,
-                prepared: &prepared,
-                job: &job,
-            };
+            let run = Run { setup: &setup, spec, engine: &engine, prepared: &prepared, job: &job };
             let outcome = run.execute(&mut report).await;
             (Some(job), outcome)
         }
@@ -144,18 +127,11 @@ async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     let opened = image::open(setup, &spec.image).await?;
     let stamp = opened.image.stamp().await?.0;
     let mut facts = inspect::facts(&spec.image.location, opened.image.as_ref()).await?;
-    facts
-        .warnings
-        .extend(precheck::role(spec, opened.image.as_ref()).await?);
+    facts.warnings.extend(precheck::role(spec, opened.image.as_ref()).await?);
     let target = target::inspect(&spec.target)?;
     precheck::not_the_image(&target, opened.image.as_ref())?;
     precheck::target(spec, &target, &facts)?;
-    Ok(Prepared {
-        image: opened.image,
-        facts,
-        stamp,
-        target,
-    })
+    Ok(Prepared { image: opened.image, facts, stamp, target })
 }
 
 impl Prepared {
@@ -201,8 +177,7 @@ impl Run<'_> {
         };
         let copied = copy(self.engine, &work, Some(journal.clone())).await?;
         digest.extend(copied.digest.iter());
-        self.verify(&target, body, &digest, Some(journal.as_ref()))
-            .await?;
+        self.verify(&target, body, &digest, Some(journal.as_ref())).await?;
         self.expect_unchanged().await?;
         self.finish(&target, head, &mut digest).await?;
         if self.spec.verify == Verify::Full {
@@ -219,17 +194,13 @@ impl Run<'_> {
         }
         let earlier = self.job.earlier(&state)?;
         let boot = state.boot.clone();
-        let OpenTarget {
-            target,
-            identity,
-            created,
-        } = target::open(&self.spec.target, &self.prepared.target, state.size)?;
-        let continued = match earlier {
-            Some(header) => self.job.resume(&header, &boot)?,
-            None => {
-                state.target = Some(identity);
-                self.job.begin(state, created)?
-            }
+        let OpenTarget { target, identity, created } =
+            target::open(&self.spec.target, &self.prepared.target, state.size)?;
+        let continued = if let Some(header) = earlier {
+            self.job.resume(&header, &boot)?
+        } else {
+            state.target = Some(identity);
+            self.job.begin(state, created)?
         };
         Ok((target, continued))
     }
@@ -241,9 +212,7 @@ impl Run<'_> {
             resumed += inspect::mapped_size_in(image, range).await?;
         }
         if resumed > 0 {
-            self.setup.note(format!(
-                "resuming: {resumed} bytes of data are on the target already"
-            ));
+            self.setup.note(format!("resuming: {resumed} bytes of data are on the target already"));
         }
         self.setup.observer.event(&RunEvent::Planned {
             virtual_size: self.prepared.facts.virtual_size,
@@ -255,21 +224,14 @@ impl Run<'_> {
 
     fn body(&self, target: &Arc<dyn Target>, range: ByteRange, phase: Phase) -> Body {
         let source: Arc<dyn Source> = self.prepared.image.clone();
-        Body {
-            range,
-            phase,
-            ..Body::whole(source, Arc::clone(target))
-        }
+        Body { range, phase, ..Body::whole(source, Arc::clone(target)) }
     }
 
     /// Makes sure that an old disk does not boot, or look whole, while it is being replaced.
     async fn wipe_head(&self, target: &dyn Target) -> Result<()> {
         let head = ByteRange::whole(target.size()).take(HEAD);
         target.write_zeroes(head).await?;
-        target
-            .flush()
-            .await
-            .wrap_err(|| "wipe the partition table".into())
+        target.flush().await.wrap_err(|| "wipe the partition table".into())
     }
 
     async fn verify(
@@ -309,10 +271,7 @@ impl Run<'_> {
         head: ByteRange,
         digest: &mut ContentDigest,
     ) -> Result<()> {
-        let work = Body {
-            known_zero: false,
-            ..self.body(target, head, Phase::Finish)
-        };
+        let work = Body { known_zero: false, ..self.body(target, head, Phase::Finish) };
         let copied = copy(self.engine, &work, None).await?;
         let verified = self.verify(target, head, &copied.digest, None).await;
         if verified.is_err() {
@@ -340,11 +299,7 @@ impl Report {
         self.finished = system::now();
         self.elapsed_seconds = elapsed;
         self.copied.data_bytes_per_second = self.copied.data_bytes as f64 / elapsed.max(1e-9);
-        self.status = if outcome.is_ok() {
-            Status::Done
-        } else {
-            Status::Failed
-        };
+        self.status = if outcome.is_ok() { Status::Done } else { Status::Failed };
         self.error = outcome.as_ref().err().map(crate::ErrorReport::from);
     }
 }

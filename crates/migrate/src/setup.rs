@@ -52,11 +52,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self {
-            stores: StoreConfig::default(),
-            observer: Arc::new(Quiet),
-            stop: Stop::default(),
-        }
+        Self { stores: StoreConfig::default(), observer: Arc::new(Quiet), stop: Stop::default() }
     }
 }
 
@@ -67,17 +63,13 @@ impl Setup {
 
     pub(crate) fn engine(&self, options: CopyOptions) -> Engine {
         let observer = Arc::new(Forward(Arc::clone(&self.observer)));
-        Engine::new(options)
-            .observed_by(observer)
-            .stopped_by(self.stop.clone())
+        Engine::new(options).observed_by(observer).stopped_by(self.stop.clone())
     }
 }
 
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup")
-            .field("stores", &self.stores)
-            .finish_non_exhaustive()
+        f.debug_struct("Setup").field("stores", &self.stores).finish_non_exhaustive()
     }
 }
 

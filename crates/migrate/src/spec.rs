@@ -22,10 +22,7 @@ pub struct ImageSpec {
 impl ImageSpec {
     /// The image at `location`, format found out, nothing else allowed.
     pub fn at(location: impl Into<String>) -> Self {
-        Self {
-            location: location.into(),
-            ..Self::default()
-        }
+        Self { location: location.into(), ..Self::default() }
     }
 }
 
@@ -120,5 +117,5 @@ impl JobSpec {
     pub const MEMORY: u64 = 256 << 20;
     /// The default stall limit: longer than a store is retried, so that a store's own error is
     /// what the user sees.
-    pub const STALL_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
+    pub const STALL_TIMEOUT: Duration = Duration::from_hours(2);
 }

@@ -70,18 +70,12 @@ impl fmt::Display for TargetState {
 
 /// Looks at the target without changing it.
 pub(crate) fn inspect(path: &Path) -> Result<TargetState> {
-    let TargetFacts {
-        kind,
-        size,
-        free,
-        allocated,
-        obstacles,
-        ..
-    } = inspect_target(path)?;
+    let TargetFacts { kind, size, free, allocated, obstacles, .. } = inspect_target(path)?;
     let exists = matches!(kind, TargetKind::File | TargetKind::Device);
-    let identity = match exists && obstacles.is_empty() {
-        true => Some(LocalFile::open(path)?.identity().to_owned()),
-        false => None,
+    let identity = if exists && obstacles.is_empty() {
+        Some(LocalFile::open(path)?.identity().to_owned())
+    } else {
+        None
     };
     Ok(TargetState {
         path: path.display().to_string(),
@@ -109,9 +103,5 @@ pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTa
         Arc::new(FileTarget::open_existing(path)?)
     };
     let identity = LocalFile::open(path)?.identity().to_owned();
-    Ok(OpenTarget {
-        target,
-        identity,
-        created: state.is_missing(),
-    })
+    Ok(OpenTarget { target, identity, created: state.is_missing() })
 }

@@ -21,11 +21,7 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn new(inner: Arc<dyn Observer>) -> Self {
-        Self {
-            inner,
-            beats: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-        }
+        Self { inner, beats: AtomicU64::new(0), retries: AtomicU64::new(0) }
     }
 
     /// Requests to a store that were made again so far.
@@ -107,11 +103,7 @@ mod tests {
         let _watchdog = Watchdog::start(stop.clone(), pulse.clone(), None, Some(limit));
         for _ in 0..20 {
             tokio::time::sleep(limit / 2).await;
-            pulse.event(&RunEvent::Planned {
-                virtual_size: 0,
-                data_size: 0,
-                resumed: 0,
-            });
+            pulse.event(&RunEvent::Planned { virtual_size: 0, data_size: 0, resumed: 0 });
         }
         assert!(!stop.is_requested());
         stop.requested().await;

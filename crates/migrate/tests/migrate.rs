@@ -1,4 +1,5 @@
 //! Whole migrations from files to files: exact, verified, refused in time, resumed.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail")]
 
 use carreto_error::{Error, Kind};
 use carreto_migrate::{
@@ -42,15 +43,7 @@ impl Bench {
 
 fn listed(directory: &Path, ending: &str) -> usize {
     let entries = std::fs::read_dir(directory.join("jobs")).unwrap();
-    entries
-        .filter(|e| {
-            e.as_ref()
-                .unwrap()
-                .path()
-                .to_string_lossy()
-                .ends_with(ending)
-        })
-        .count()
+    entries.filter(|e| e.as_ref().unwrap().path().to_string_lossy().ends_with(ending)).count()
 }
 
 async fn failure(setup: &Setup, spec: &JobSpec) -> Error {
@@ -70,11 +63,7 @@ async fn a_missing_file_becomes_the_verified_disk() {
     assert_eq!(report.status, Status::Done);
     assert!(report.verify.digest.is_some());
     assert!(report.verify.read_bytes > 0);
-    assert_eq!(
-        listed(&bench.path("state"), ".journal"),
-        0,
-        "the job is complete"
-    );
+    assert_eq!(listed(&bench.path("state"), ".journal"), 0, "the job is complete");
     assert_eq!(listed(&bench.path("state"), ".report.json"), 1);
 }
 
@@ -128,16 +117,8 @@ impl Observer for StopAfter {
 
 fn stopped(phase: Phase, reason: StopReason) -> Setup {
     let stop = Stop::default();
-    let observer = Arc::new(StopAfter {
-        stop: stop.clone(),
-        phase,
-        reason,
-    });
-    Setup {
-        stop,
-        observer,
-        ..Setup::default()
-    }
+    let observer = Arc::new(StopAfter { stop: stop.clone(), phase, reason });
+    Setup { stop, observer, ..Setup::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,19 +133,13 @@ async fn a_stopped_run_never_looks_complete_and_resumes() {
         std::fs::write(bench.path("target.raw"), vec![0xEE; SIZE]).unwrap();
         let error = failure(&stopped(phase, reason), &bench.job()).await;
         assert_eq!(error.kind(), kind);
-        assert!(
-            bench.target()[..1 << 20].iter().all(|b| *b == 0),
-            "the first MiB is wiped"
-        );
+        assert!(bench.target()[..1 << 20].iter().all(|b| *b == 0), "the first MiB is wiped");
         let (report, outcome) = migrate(&Setup::default(), &bench.job()).await;
         outcome.unwrap();
         assert!(bench.target() == bench.disk);
         assert!(report.copied.resumed_bytes > 0, "{phase:?}");
         if phase == Phase::Verify {
-            assert!(
-                report.copied.read_bytes <= 1 << 20,
-                "only the first MiB is read again"
-            );
+            assert!(report.copied.read_bytes <= 1 << 20, "only the first MiB is read again");
         }
     }
 }
@@ -177,10 +152,7 @@ async fn a_changed_image_is_not_mixed_with_what_was_copied() {
     std::fs::write(bench.path("disk.raw"), &other).unwrap();
     let error = failure(&Setup::default(), &bench.job()).await;
     assert_eq!(error.kind(), Kind::SourceChanged);
-    let again = JobSpec {
-        restart: true,
-        ..bench.job()
-    };
+    let again = JobSpec { restart: true, ..bench.job() };
     let (_, outcome) = migrate(&Setup::default(), &again).await;
     outcome.unwrap();
     assert!(bench.target() == other);
@@ -191,11 +163,7 @@ struct ChangeImage(PathBuf);
 
 impl Observer for ChangeImage {
     fn event(&self, event: &RunEvent) {
-        if let RunEvent::Engine(Event::Advanced {
-            phase: Phase::Verify,
-            ..
-        }) = event
-        {
+        if let RunEvent::Engine(Event::Advanced { phase: Phase::Verify, .. }) = event {
             use std::os::unix::fs::FileExt as _;
             let file = std::fs::File::options().write(true).open(&self.0).unwrap();
             file.write_all_at(&[1], 5 << 20).unwrap();
@@ -207,10 +175,7 @@ impl Observer for ChangeImage {
 async fn an_image_that_changes_during_the_run_is_noticed_before_the_disk_boots() {
     let bench = Bench::new(9);
     let observer = Arc::new(ChangeImage(bench.path("disk.raw")));
-    let setup = Setup {
-        observer,
-        ..Setup::default()
-    };
+    let setup = Setup { observer, ..Setup::default() };
     let error = failure(&setup, &bench.job()).await;
     assert_eq!(error.kind(), Kind::SourceChanged);
     assert!(bench.target()[..1 << 20].iter().all(|byte| *byte == 0));
@@ -236,34 +201,22 @@ impl Observer for Damage {
 async fn a_damaged_target_fails_verification_and_the_next_run_repairs_it() {
     let bench = Bench::new(10);
     let observer = Arc::new(Damage(bench.path("target.raw"), std::sync::Once::new()));
-    let setup = Setup {
-        observer,
-        ..Setup::default()
-    };
+    let setup = Setup { observer, ..Setup::default() };
     let error = failure(&setup, &bench.job()).await;
     assert_eq!(error.kind(), Kind::Mismatch);
     assert_eq!(error.nearest_offset(), Some(9 << 20));
     let (report, outcome) = migrate(&Setup::default(), &bench.job()).await;
     outcome.unwrap();
     assert!(bench.target() == bench.disk);
-    assert!(
-        report.copied.read_bytes <= 3 << 20,
-        "one chunk and the first MiB are read again"
-    );
+    assert!(report.copied.read_bytes <= 3 << 20, "one chunk and the first MiB are read again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runs_of_a_job_do_not_meet() {
     let bench = Bench::new(11);
-    let slow = JobSpec {
-        limit_rate: Some(1 << 20),
-        ..bench.job()
-    };
+    let slow = JobSpec { limit_rate: Some(1 << 20), ..bench.job() };
     let stop = Stop::default();
-    let setup = Setup {
-        stop: stop.clone(),
-        ..Setup::default()
-    };
+    let setup = Setup { stop: stop.clone(), ..Setup::default() };
     let first = tokio::spawn(async move { migrate(&setup, &slow).await });
     while !bench.path("target.raw").exists() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -280,10 +233,7 @@ async fn verification_can_be_left_out_and_disks_may_be_tiny() {
         for verify in [Verify::Full, Verify::None] {
             let bench = Bench::new(12);
             std::fs::write(bench.path("disk.raw"), &bench.disk[..size]).unwrap();
-            let spec = JobSpec {
-                verify,
-                ..bench.job()
-            };
+            let spec = JobSpec { verify, ..bench.job() };
             let (report, outcome) = migrate(&Setup::default(), &spec).await;
             outcome.unwrap();
             assert!(bench.target() == bench.disk[..size], "{size} bytes");
@@ -300,25 +250,11 @@ async fn what_cannot_be_a_target_is_refused() {
         (PathBuf::from("/dev/null"), Kind::Usage),
         (bench.path("no/such/directory"), Kind::NotFound),
     ] {
-        let error = failure(
-            &Setup::default(),
-            &JobSpec {
-                target,
-                ..bench.job()
-            },
-        )
-        .await;
+        let error = failure(&Setup::default(), &JobSpec { target, ..bench.job() }).await;
         assert_eq!(error.kind(), kind, "{error}");
     }
     let image = ImageSpec::at(bench.path("missing.qcow2").display().to_string());
-    let error = failure(
-        &Setup::default(),
-        &JobSpec {
-            image,
-            ..bench.job()
-        },
-    )
-    .await;
+    let error = failure(&Setup::default(), &JobSpec { image, ..bench.job() }).await;
     assert_eq!(error.kind(), Kind::NotFound);
 }
 
@@ -326,14 +262,7 @@ async fn what_cannot_be_a_target_is_refused() {
 async fn the_image_is_not_its_own_target() {
     let bench = Bench::new(14);
     let target = bench.path("disk.raw");
-    let error = failure(
-        &Setup::default(),
-        &JobSpec {
-            target,
-            ..bench.job()
-        },
-    )
-    .await;
+    let error = failure(&Setup::default(), &JobSpec { target, ..bench.job() }).await;
     assert_eq!(error.kind(), Kind::Usage);
     assert!(std::fs::read(bench.path("disk.raw")).unwrap() == bench.disk);
 }

@@ -33,15 +33,8 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const ALL: [Self; 7] = [
-        Self::S3,
-        Self::Cos,
-        Self::Gs,
-        Self::Az,
-        Self::Http,
-        Self::Https,
-        Self::Memory,
-    ];
+    const ALL: [Self; 7] =
+        [Self::S3, Self::Cos, Self::Gs, Self::Az, Self::Http, Self::Https, Self::Memory];
 
     /// The scheme as it stands in a URL.
     pub const fn name(self) -> &'static str {
@@ -62,9 +55,7 @@ impl Scheme {
     }
 
     fn named(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|scheme| scheme.name().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|scheme| scheme.name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -98,12 +89,7 @@ impl ObjectUrl {
         }
         check_bucket(scheme, bucket)?;
         check_key(key)?;
-        Ok(Self {
-            scheme,
-            bucket: bucket.to_owned(),
-            key: key.to_owned(),
-            web: None,
-        })
+        Ok(Self { scheme, bucket: bucket.to_owned(), key: key.to_owned(), web: None })
     }
 
     /// The object `relative` below `directory`, the text of a URL without a trailing slash.
@@ -176,11 +162,9 @@ impl ObjectUrl {
         let mut url = Url::parse(text)
             .map_err(|error| usage("the web address cannot be understood").caused_by(error))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(
-                usage("the web address carries a user name or password").remedied_by(
-                    "put the credentials into the configuration file, as a header of the host",
-                ),
-            );
+            return Err(usage("the web address carries a user name or password").remedied_by(
+                "put the credentials into the configuration file, as a header of the host",
+            ));
         }
         url.set_fragment(None);
         let host = match url.host() {
@@ -306,9 +290,7 @@ fn usage(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 fn is_scheme(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
 fn parse_file(text: &str) -> Result<Location> {
@@ -316,8 +298,7 @@ fn parse_file(text: &str) -> Result<Location> {
         .ok()
         .filter(|_| text.get(5..).is_some_and(|rest| rest.starts_with('/')))
         .and_then(|url| url.to_file_path().ok());
-    path.map(Location::File)
-        .ok_or_else(|| usage("a file URL has the form file:///absolute/path"))
+    path.map(Location::File).ok_or_else(|| usage("a file URL has the form file:///absolute/path"))
 }
 
 fn check_bucket(scheme: Scheme, bucket: &str) -> Result<()> {
@@ -340,9 +321,7 @@ fn check_bucket(scheme: Scheme, bucket: &str) -> Result<()> {
 
 fn check_key(key: &str) -> Result<()> {
     if key.is_empty() {
-        return Err(usage(
-            "the URL names no object: the key after the bucket is empty",
-        ));
+        return Err(usage("the URL names no object: the key after the bucket is empty"));
     }
     if key.len() > MAX_KEY {
         return Err(usage(format!("the key has more than {MAX_KEY} bytes")));
@@ -351,9 +330,7 @@ fn check_key(key: &str) -> Result<()> {
         return Err(usage("the key has control characters"));
     }
     match key.split('/').find(|part| matches!(*part, "" | "." | "..")) {
-        Some("") => Err(usage(
-            "the key has an empty part: two slashes, or one at an end",
-        )),
+        Some("") => Err(usage("the key has an empty part: two slashes, or one at an end")),
         Some(part) => Err(usage(format!("the key has the part `{part}`"))),
         None => Ok(()),
     }

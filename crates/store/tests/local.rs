@@ -37,10 +37,7 @@ async fn a_huge_hole_is_one_extent() {
         file.set_len(1 << 40).unwrap();
         file.write_all_at(b"x", 1 << 39).unwrap();
         let source = LocalFile::open(&path).unwrap();
-        let list = source
-            .extents(ByteRange::whole(1 << 40), 100)
-            .await
-            .unwrap();
+        let list = source.extents(ByteRange::whole(1 << 40), 100).await.unwrap();
         assert_eq!(list.len(), 3, "{list:?}");
         assert!(matches!(list[0].placement, Placement::Zero));
         assert!(matches!(list[1].placement, Placement::Opaque));
@@ -60,12 +57,7 @@ async fn a_file_that_was_cut_off_is_never_zeros() {
         write_sparse(&path, &vec![1; 2 * MIB]);
         let source = LocalFile::open(&path).unwrap();
         let stamp = source.stamp().await.unwrap();
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(MIB as u64)
-            .unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(MIB as u64).unwrap();
         let mut buf = vec![0; 2 * MIB];
         let error = source.read_at(0, &mut buf).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Truncated);
@@ -103,10 +95,7 @@ async fn stamps_change_with_the_content() {
         write_sparse(&path, b"before");
         let source = LocalFile::open(&path).unwrap();
         let stamp = source.stamp().await.unwrap();
-        assert_eq!(
-            stamp,
-            LocalFile::open(&path).unwrap().stamp().await.unwrap()
-        );
+        assert_eq!(stamp, LocalFile::open(&path).unwrap().stamp().await.unwrap());
         std::thread::sleep(std::time::Duration::from_millis(20));
         let writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         writer.write_all_at(b"after!", 0).unwrap();
@@ -140,10 +129,7 @@ fn what_is_no_disk_is_refused_at_once() {
         let error = LocalFile::open(path).unwrap_err();
         assert_eq!(error.kind(), as_source, "{error}");
         assert_eq!(error.nearest_path(), path.to_str());
-        assert_eq!(
-            FileTarget::open_existing(path).unwrap_err().kind(),
-            as_target
-        );
+        assert_eq!(FileTarget::open_existing(path).unwrap_err().kind(), as_target);
     }
 }
 
@@ -179,13 +165,9 @@ async fn the_reader_is_a_source() {
             target.flush().await.unwrap();
             let reader = target.reader().await.unwrap();
             conformance::source(reader.as_ref(), &bytes).await;
-            let list = reader
-                .extents(ByteRange::whole(size as u64), 1000)
-                .await
-                .unwrap();
+            let list = reader.extents(ByteRange::whole(size as u64), 1000).await.unwrap();
             assert!(
-                list.iter()
-                    .any(|extent| matches!(extent.placement, Placement::Zero)),
+                list.iter().any(|extent| matches!(extent.placement, Placement::Zero)),
                 "holes cost nothing to verify: {list:?}"
             );
             assert!(std::fs::read(&path).unwrap() == bytes);
@@ -215,10 +197,7 @@ async fn odd_reads_of_the_reader_are_right() {
             }
             let piece = &mut buf[start..start + len];
             local.read_local(offset as u64, piece).unwrap();
-            assert!(
-                piece == &bytes[offset..offset + len],
-                "{len} from {offset} at {start}"
-            );
+            assert!(piece == &bytes[offset..offset + len], "{len} from {offset} at {start}");
         }
     }
 }
@@ -261,10 +240,7 @@ async fn one_run_has_the_file() {
         assert_eq!(error.kind(), Kind::Locked, "{error}");
         let second = target.clone();
         drop(target);
-        assert_eq!(
-            FileTarget::open_existing(&path).unwrap_err().kind(),
-            Kind::Locked
-        );
+        assert_eq!(FileTarget::open_existing(&path).unwrap_err().kind(), Kind::Locked);
         drop(second);
         FileTarget::open_existing(&path).unwrap();
     }
@@ -293,23 +269,13 @@ async fn zeroing_gives_space_back_and_keeps_the_size() {
         let before = std::fs::metadata(&path).unwrap().blocks();
         let range = ByteRange::new(MIB as u64 + 5, 3 * MIB as u64 + 7).unwrap();
         target.write_zeroes(range).await.unwrap();
-        target
-            .discard(ByteRange::new(0, 4096).unwrap())
-            .await
-            .unwrap();
+        target.discard(ByteRange::new(0, 4096).unwrap()).await.unwrap();
         target.flush().await.unwrap();
         let after = std::fs::metadata(&path).unwrap();
         if target.caps().fast_zero {
-            assert!(
-                after.blocks() < before,
-                "{} of {before} blocks",
-                after.blocks()
-            );
+            assert!(after.blocks() < before, "{} of {before} blocks", after.blocks());
         } else {
-            skip(&format!(
-                "freed space: no holes can be punched in {}",
-                path.display()
-            ));
+            skip(&format!("freed space: no holes can be punched in {}", path.display()));
         }
         assert_eq!(after.len(), 4 * MIB as u64);
         let bytes = std::fs::read(&path).unwrap();

@@ -80,9 +80,7 @@ fn what_is_written_reaches_the_file_and_cached_readers() {
             let len = 1 + rng.below(200_000) as usize;
             let at = rng.below((wanted.len() - len) as u64) as usize;
             rng.fill(&mut wanted[at..at + len]);
-            target
-                .write_local(at as u64, &wanted[at..at + len])
-                .unwrap();
+            target.write_local(at as u64, &wanted[at..at + len]).unwrap();
             let zeros = ByteRange::from_len(at as u64 + 3, len as u64 / 2).unwrap();
             target.zero_local(zeros).unwrap();
             wanted[zeros.start() as usize..zeros.end() as usize].fill(0);
@@ -111,9 +109,7 @@ fn writes_of_parts_of_one_block_are_all_kept() {
                     let starts = (usize::from(thread) * 7..written).step_by(56);
                     for start in starts {
                         let len = 7.min(written - start);
-                        target
-                            .write_local(start as u64, &vec![thread; len])
-                            .unwrap();
+                        target.write_local(start as u64, &vec![thread; len]).unwrap();
                     }
                 });
             }
@@ -155,10 +151,7 @@ fn a_mounted_device_is_refused_by_name() {
     run("mkfs.ext4", &["-q", device.name()]);
     let facts = inspect_target(&device.device).unwrap();
     assert_eq!(facts.obstacles, []);
-    assert_eq!(
-        (facts.kind, facts.size, facts.sector),
-        (TargetKind::Device, 4 * MIB as u64, 512)
-    );
+    assert_eq!((facts.kind, facts.size, facts.sector), (TargetKind::Device, 4 * MIB as u64, 512));
     let point = place.path().join("a mount point");
     let mounted = Mounted::new(&[device.name()], &point);
     let error = DeviceTarget::open(&device.device).unwrap_err();
@@ -171,18 +164,10 @@ fn a_mounted_device_is_refused_by_name() {
     assert_eq!(facts.obstacles, std::slice::from_ref(&used));
     let error = used.to_error(device.name());
     assert_eq!(error.kind(), Kind::TargetUnusable);
-    assert!(
-        error.remedy().contains("a mount point"),
-        "{}",
-        error.remedy()
-    );
+    assert!(error.remedy().contains("a mount point"), "{}", error.remedy());
     let facts = inspect_target(&file).unwrap();
     let held = Obstacle::Held {
-        device: std::fs::canonicalize(&file)
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned(),
+        device: std::fs::canonicalize(&file).unwrap().to_str().unwrap().to_owned(),
         holder: device.name().to_owned(),
     };
     assert_eq!(facts.obstacles, [used, held]);
@@ -200,18 +185,11 @@ fn a_mounted_partition_makes_its_disk_busy() {
     let file = place.path().join("disk");
     std::fs::write(&file, vec![0; 16 * MIB]).unwrap();
     let table = place.path().join("table");
-    std::fs::write(
-        &table,
-        "label: gpt\nstart=2048,size=8192\nstart=12288,size=8192\n",
-    )
-    .unwrap();
+    std::fs::write(&table, "label: gpt\nstart=2048,size=8192\nstart=12288,size=8192\n").unwrap();
     let command = format!("sfdisk -q {} < {}", file.display(), table.display());
     run("sh", &["-c", &command]);
     let device = Loop::attach(&file, 512, &["--partscan"]);
-    let (first, second) = (
-        format!("{}p1", device.name()),
-        format!("{}p2", device.name()),
-    );
+    let (first, second) = (format!("{}p1", device.name()), format!("{}p2", device.name()));
     if !Path::new(&first).exists() {
         // A kernel that reads no partition tables is told.
         run("partx", &["--add", device.name()]);
@@ -246,16 +224,12 @@ fn read_only_and_empty_devices_are_refused() {
     let device = Loop::attach(&file, 512, &["--read-only"]);
     let error = DeviceTarget::open(&device.device).unwrap_err();
     assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
-    let wanted = Obstacle::ReadOnlyDevice {
-        device: device.name().to_owned(),
-    };
+    let wanted = Obstacle::ReadOnlyDevice { device: device.name().to_owned() };
     assert_eq!(inspect_target(&device.device).unwrap().obstacles, [wanted]);
     let empty = run("losetup", &["--find"]);
     let error = DeviceTarget::open(&empty).unwrap_err();
     assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
-    let wanted = Obstacle::NoMedium {
-        device: empty.clone(),
-    };
+    let wanted = Obstacle::NoMedium { device: empty.clone() };
     assert_eq!(inspect_target(&empty).unwrap().obstacles, [wanted]);
 }
 
@@ -277,9 +251,7 @@ fn swap_is_in_use() {
     let facts = inspect_target(&device.device);
     let opened = DeviceTarget::open(&device.device);
     run("swapoff", &[device.name()]);
-    let wanted = Obstacle::Swap {
-        device: device.name().to_owned(),
-    };
+    let wanted = Obstacle::Swap { device: device.name().to_owned() };
     assert_eq!(facts.unwrap().obstacles, [wanted]);
     assert_eq!(opened.unwrap_err().kind(), Kind::TargetUnusable);
 }
@@ -296,18 +268,12 @@ fn the_running_system_is_never_a_target() {
         return;
     }
     let facts = inspect_target(&root).unwrap();
-    assert!(
-        matches!(facts.obstacles[0], Obstacle::SystemDisk { .. }),
-        "{facts:?}"
-    );
+    assert!(matches!(facts.obstacles[0], Obstacle::SystemDisk { .. }), "{facts:?}");
     let on_root = |found: &Obstacle| matches!(found, Obstacle::Mounted { mount_point, .. } if mount_point == "/");
     assert!(facts.obstacles.iter().any(on_root), "{facts:?}");
     // A container may be denied the device before the mount counts.
     let error = DeviceTarget::open(&root).unwrap_err();
-    assert!(
-        [Kind::TargetUnusable, Kind::Denied].contains(&error.kind()),
-        "{error}"
-    );
+    assert!([Kind::TargetUnusable, Kind::Denied].contains(&error.kind()), "{error}");
 }
 
 #[test]
@@ -323,20 +289,15 @@ fn a_full_file_system_is_the_targets_fault() {
     assert_eq!(free, 4 * MIB as u64);
     let target = FileTarget::create_new(&file, 64 * MIB as u64).unwrap();
     let data = vec![1; MIB];
-    let error = (0..64)
-        .find_map(|index| target.write_local(index * MIB as u64, &data).err())
-        .unwrap();
+    let error =
+        (0..64).find_map(|index| target.write_local(index * MIB as u64, &data).err()).unwrap();
     assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
     assert!(error.nearest_offset().is_some());
     let device = Loop::attach(&file, 4096, &[]);
     let target = DeviceTarget::open(&device.device).unwrap();
-    let error = (8..64)
-        .find_map(|index| target.write_local(index * MIB as u64, &data).err())
-        .unwrap();
-    assert!(
-        [Kind::TargetUnusable, Kind::Io].contains(&error.kind()),
-        "{error}"
-    );
+    let error =
+        (8..64).find_map(|index| target.write_local(index * MIB as u64, &data).err()).unwrap();
+    assert!([Kind::TargetUnusable, Kind::Io].contains(&error.kind()), "{error}");
 }
 
 /// ext4 takes the writes into memory, and the device under it has no room for them.
@@ -349,10 +310,7 @@ fn a_failed_flush_is_final() {
     let small = place.path().join("small");
     let _memory = Mounted::tmpfs(8 * MIB as u64, &small);
     let file = small.join("disk");
-    std::fs::File::create(&file)
-        .unwrap()
-        .set_len(64 * MIB as u64)
-        .unwrap();
+    std::fs::File::create(&file).unwrap().set_len(64 * MIB as u64).unwrap();
     let device = Loop::attach(&file, 512, &[]);
     run("mkfs.ext4", &["-q", "-O", "^has_journal", device.name()]);
     let point = place.path().join("mnt");
@@ -363,26 +321,15 @@ fn a_failed_flush_is_final() {
     runtime.block_on(target.flush()).unwrap();
     let data = vec![7; 4 * MIB];
     for index in 0..8 {
-        target
-            .write_local(index * data.len() as u64, &data)
-            .unwrap();
+        target.write_local(index * data.len() as u64, &data).unwrap();
     }
     let error = runtime.block_on(target.flush()).unwrap_err();
-    assert!(
-        [Kind::Io, Kind::TargetUnusable].contains(&error.kind()),
-        "{error}"
-    );
-    run(
-        "mount",
-        &["-o", "remount,size=128m", small.to_str().unwrap()],
-    );
+    assert!([Kind::Io, Kind::TargetUnusable].contains(&error.kind()), "{error}");
+    run("mount", &["-o", "remount,size=128m", small.to_str().unwrap()]);
     for _ in 0..2 {
         let error = runtime.block_on(target.flush()).unwrap_err();
         assert_eq!(error.kind(), Kind::Io);
-        assert!(
-            error.detail().contains("an earlier flush failed"),
-            "{error}"
-        );
+        assert!(error.detail().contains("an earlier flush failed"), "{error}");
     }
 }
 
@@ -402,15 +349,9 @@ fn a_read_only_file_system_is_refused() {
     let error = FileTarget::create_new(point.join("new"), 4096).unwrap_err();
     assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
     let facts = inspect_target(&file).unwrap();
-    assert!(
-        matches!(facts.obstacles[..], [Obstacle::ReadOnlyFileSystem { .. }]),
-        "{facts:?}"
-    );
+    assert!(matches!(facts.obstacles[..], [Obstacle::ReadOnlyFileSystem { .. }]), "{facts:?}");
     let facts = inspect_target(point.join("new")).unwrap();
-    assert!(
-        matches!(facts.obstacles[..], [Obstacle::ReadOnlyFileSystem { .. }]),
-        "{facts:?}"
-    );
+    assert!(matches!(facts.obstacles[..], [Obstacle::ReadOnlyFileSystem { .. }]), "{facts:?}");
     let source = LocalFile::open(&file).unwrap();
     assert_eq!(source.size(), 4096);
 }

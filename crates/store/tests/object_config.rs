@@ -61,10 +61,7 @@ fn the_special_goes_over_the_general() {
     assert_eq!(bucket.headers["x-a"].expose(), "canary-a");
     assert_eq!(bucket.headers["x-b"].expose(), "canary-c");
     for name in ["http://h:8080/k", "https://h:8080/k"] {
-        assert_eq!(
-            settings(&config, name).read_timeout,
-            Some(Duration::from_millis(500))
-        );
+        assert_eq!(settings(&config, name).read_timeout, Some(Duration::from_millis(500)));
     }
     assert_eq!(settings(&config, "http://h/k").read_timeout, None);
     assert!(!format!("{config:?}").contains("canary"), "{config:?}");
@@ -78,10 +75,7 @@ fn flags_go_over_the_environment_over_a_profile_over_the_file() {
                    aws_access_key_id = profile-id\naws_secret_access_key=a=b\n";
     let config = file.with_aws_profile(profile, "work").unwrap();
     let one = settings(&config, "s3://b/k");
-    assert_eq!(
-        (id(&one), one.region.as_deref()),
-        (("profile-id", None), Some("profile"))
-    );
+    assert_eq!((id(&one), one.region.as_deref()), (("profile-id", None), Some("profile")));
     assert_eq!(settings(&config, "cos://b-1/k").credentials, None);
 
     let env = [
@@ -103,39 +97,24 @@ fn flags_go_over_the_environment_over_a_profile_over_the_file() {
     ];
     let config = config.with_env(env).unwrap();
     let two = settings(&config, "s3://b/k");
-    assert_eq!(
-        (id(&two), two.region.as_deref()),
-        (("env-id", None), Some("env"))
-    );
+    assert_eq!((id(&two), two.region.as_deref()), (("env-id", None), Some("env")));
     assert_eq!(two.endpoint.as_deref(), Some("https://special"));
     assert_eq!(two.allow_http, Some(true));
     let cos = settings(&config, "cos://b-1/k");
-    assert_eq!(
-        (id(&cos).0, cos.region.as_deref()),
-        ("tencent-id", Some("ap-x"))
-    );
+    assert_eq!((id(&cos).0, cos.region.as_deref()), ("tencent-id", Some("ap-x")));
     assert_eq!(cos.endpoint, None);
     let gs = settings(&config, "gs://b/k");
-    assert_eq!(
-        gs.credentials,
-        Some(Credentials::ApplicationFile("/a/b.json".into()))
-    );
+    assert_eq!(gs.credentials, Some(Credentials::ApplicationFile("/a/b.json".into())));
     let az = settings(&config, "az://b/k");
     assert_eq!(az.account.as_deref(), Some("account"));
-    assert_eq!(
-        az.credentials,
-        Some(Credentials::SharedAccess("canary-sas".into()))
-    );
+    assert_eq!(az.credentials, Some(Credentials::SharedAccess("canary-sas".into())));
     assert!(settings(&config, "https://h/k").proxy.is_some());
 
     let mut flags = StoreSettings::default();
     flags.region = Some("flag".into());
     let config = config.with_flags(flags);
     let three = settings(&config, "s3://b/k");
-    assert_eq!(
-        (id(&three).0, three.region.as_deref()),
-        ("env-id", Some("flag"))
-    );
+    assert_eq!((id(&three).0, three.region.as_deref()), ("env-id", Some("flag")));
     assert!(!format!("{config:?}").contains("canary"), "{config:?}");
 }
 
@@ -144,24 +123,12 @@ fn mistakes_are_named_and_values_are_not() {
     for (file, words) in [
         ("[store]\nretry_for = canary\n", "line 2"),
         ("[store\nsecret = \"canary\"", "line 1"),
-        (
-            "store = \"canary\"",
-            "store in the configuration file is not a table",
-        ),
-        (
-            "[store]\ns3 = \"canary\"",
-            "store.s3 in the configuration file is not a table",
-        ),
+        ("store = \"canary\"", "store in the configuration file is not a table"),
+        ("[store]\ns3 = \"canary\"", "store.s3 in the configuration file is not a table"),
         ("[store]\nretry_for = \"canary\"", "store.retry_for"),
-        (
-            "[store]\nretry_for = \"99999999999999999999h\"",
-            "store.retry_for",
-        ),
+        ("[store]\nretry_for = \"99999999999999999999h\"", "store.retry_for"),
         ("[store]\nmax_requests = -1", "store.max_requests"),
-        (
-            "[store.s3]\nsecret_acces_key = \"canary\"",
-            "store.s3.secret_acces_key",
-        ),
+        ("[store.s3]\nsecret_acces_key = \"canary\"", "store.s3.secret_acces_key"),
         ("[store.s3]\nsecret_access_key = \"canary\"", "needs both"),
         (
             "[store.s3]\nsecret_access_key = 4711\naccess_key_id = \"x\"",
@@ -192,8 +159,6 @@ fn mistakes_are_named_and_values_are_not() {
         assert!(error.to_string().contains("the variable "), "{error}");
     }
     let profile = "[p]\naws_access_key_id = canary";
-    let error = StoreConfig::new()
-        .with_aws_profile(profile, "p")
-        .unwrap_err();
+    let error = StoreConfig::new().with_aws_profile(profile, "p").unwrap_err();
     assert!(!format!("{error:?}").contains("canary"), "{error:?}");
 }

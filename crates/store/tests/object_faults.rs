@@ -65,11 +65,7 @@ impl Case {
         let events = Arc::new(Recorder::default());
         let config = StoreConfig::new().with_flags(flags);
         let stores = ObjectStores::new(config, Arc::clone(&events) as _);
-        Self {
-            server,
-            events,
-            stores,
-        }
+        Self { server, events, stores }
     }
 
     async fn open(&self) -> Result<ObjectSource> {
@@ -139,11 +135,7 @@ async fn bursts_of_503_are_waited_out() {
     assert!(
         matches!(
             &events[..],
-            [
-                StoreEvent::Throttled { attempt: 1, .. },
-                _,
-                StoreEvent::Throttled { attempt: 3, .. }
-            ]
+            [StoreEvent::Throttled { attempt: 1, .. }, _, StoreEvent::Throttled { attempt: 3, .. }]
         ),
         "{events:?}"
     );
@@ -151,13 +143,7 @@ async fn bursts_of_503_are_waited_out() {
 
 #[tokio::test]
 async fn every_passing_status_is_tried_again() {
-    for status in [
-        "408 Request Timeout",
-        "429 Too Many",
-        "500 Oops",
-        "502 Bad",
-        "504 Late",
-    ] {
+    for status in ["408 Request Timeout", "429 Too Many", "500 Oops", "502 Bad", "504 Late"] {
         let case = Case::new(move |n, _, _| (n == 0).then(|| answer(status, &[], b""))).await;
         case.reads_right().await;
     }
@@ -190,12 +176,8 @@ async fn a_store_that_stays_away_is_unavailable() {
 async fn a_cut_body_is_resumed_where_it_broke() {
     let case = Case::new(|n, r, c| (n < 2).then(|| cut(r, c, 100_000, Step::Close))).await;
     case.reads_right().await;
-    let starts: Vec<usize> = case
-        .server
-        .requests()
-        .iter()
-        .filter_map(|r| Some(r.range()?.0))
-        .collect();
+    let starts: Vec<usize> =
+        case.server.requests().iter().filter_map(|r| Some(r.range()?.0)).collect();
     assert_eq!(starts, [0, 100_000, 200_000]);
 }
 
@@ -214,16 +196,10 @@ async fn a_reset_before_the_answer_is_tried_again() {
 #[tokio::test]
 async fn a_stalled_body_is_noticed_and_resumed() {
     let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(400));
-    let case = Case::with(short, |n, r, c| {
-        (n == 0).then(|| cut(r, c, 70_000, Step::Hang))
-    })
-    .await;
+    let case = Case::with(short, |n, r, c| (n == 0).then(|| cut(r, c, 70_000, Step::Hang))).await;
     case.reads_right().await;
-    let resumed = case
-        .server
-        .requests()
-        .iter()
-        .any(|r| r.range().is_some_and(|(first, _)| first == 70_000));
+    let resumed =
+        case.server.requests().iter().any(|r| r.range().is_some_and(|(first, _)| first == 70_000));
     assert!(resumed, "{:?}", case.server.requests());
 }
 
@@ -271,10 +247,7 @@ async fn a_short_206_with_a_matching_length_is_not_accepted() {
     };
     Case::new(short).await.reads_right().await;
     let always = move |_: usize, r: &Request, c: &[u8]| short(0, r, c);
-    Case::new(always)
-        .await
-        .fails(Kind::Unavailable, "answered with 10 bytes")
-        .await;
+    Case::new(always).await.fails(Kind::Unavailable, "answered with 10 bytes").await;
 }
 
 const DATE: (&str, &str) = ("last-modified", "Sun, 01 Nov 2026 10:00:00 GMT");
@@ -299,19 +272,14 @@ async fn a_wrong_content_range_is_not_accepted() {
     let from = "content-range: bytes 0-299999/300000";
     let to = "content-range: bytes 0-18446744073709551615/300000";
     let always = Case::new(move |_, r, c| Some(bent(r, c, from, to))).await;
-    always
-        .fails(Kind::Unavailable, "18446744073709551615")
-        .await;
+    always.fails(Kind::Unavailable, "18446744073709551615").await;
 }
 
 #[tokio::test]
 async fn the_whole_file_instead_of_a_range_is_not_accepted() {
     let whole =
         |_: usize, _: &Request, c: &[u8]| Some(answer("200 OK", &[("etag", ETAG), DATE], c));
-    Case::new(whole)
-        .await
-        .fails(Kind::Unavailable, "with the whole file")
-        .await;
+    Case::new(whole).await.fails(Kind::Unavailable, "with the whole file").await;
 }
 
 #[tokio::test]
@@ -337,8 +305,7 @@ async fn more_bytes_than_the_head_says_are_not_accepted() {
 async fn a_changed_object_is_never_mixed() {
     // The store keeps to If-Match.
     let case = Case::new(|_, _, _| Some(answer("412 Precondition Failed", &[], b""))).await;
-    case.fails(Kind::SourceChanged, "not the one that was opened")
-        .await;
+    case.fails(Kind::SourceChanged, "not the one that was opened").await;
     // The store ignores If-Match and serves the new version, here after a broken body.
     let case = Case::new(|n, r, c| {
         Some(match n {
@@ -347,18 +314,15 @@ async fn a_changed_object_is_never_mixed() {
         })
     })
     .await;
-    case.fails(Kind::SourceChanged, "ETag was \"first\" and is \"second\"")
-        .await;
+    case.fails(Kind::SourceChanged, "ETag was \"first\" and is \"second\"").await;
     let case = Case::new(|_, r, c| Some(bent(r, c, "/300000", "/300001"))).await;
-    case.fails(Kind::SourceChanged, "had 300000 bytes and has 300001")
-        .await;
+    case.fails(Kind::SourceChanged, "had 300000 bytes and has 300001").await;
 }
 
 #[tokio::test]
 async fn a_removed_object_has_changed() {
     let case = Case::new(|_, _, _| Some(answer("404 Not Found", &[], b""))).await;
-    case.fails(Kind::SourceChanged, "removed while it was read")
-        .await;
+    case.fails(Kind::SourceChanged, "removed while it was read").await;
 }
 
 #[tokio::test]
@@ -413,8 +377,7 @@ async fn an_expired_token_says_so_and_does_not_show_itself() {
         },
     )
     .await;
-    case.fails(Kind::Denied, "the session token has expired")
-        .await;
+    case.fails(Kind::Denied, "the session token has expired").await;
     let error = format!("{:?}", case.open().await.unwrap_err());
     assert!(!error.contains("canary-token"), "{error}");
 }
@@ -431,27 +394,13 @@ async fn a_wrong_region_names_the_right_one() {
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let other = FaultServer::start(content(), |_, _| None).await;
-    let address = format!(
-        "{}/images/disk",
-        other.endpoint.replace("127.0.0.1", "localhost")
-    );
-    for status in [
-        "301 Moved",
-        "302 Found",
-        "307 Temporary Redirect",
-        "308 Permanent Redirect",
-    ] {
+    let address = format!("{}/images/disk", other.endpoint.replace("127.0.0.1", "localhost"));
+    for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let address = address.clone();
-        let case = Case::raw(
-            |_| {},
-            move |_, _| Some(answer(status, &[("location", &address)], b"")),
-        )
-        .await;
-        case.fails(
-            Kind::Denied,
-            "redirects to localhost, which is not followed",
-        )
-        .await;
+        let case =
+            Case::raw(|_| {}, move |_, _| Some(answer(status, &[("location", &address)], b"")))
+                .await;
+        case.fails(Kind::Denied, "redirects to localhost, which is not followed").await;
     }
     assert_eq!(other.requests().len(), 0, "the other host was asked");
 }
@@ -485,11 +434,7 @@ async fn an_endless_error_page_is_cut_off() {
     )
     .await;
     case.fails(Kind::Unavailable, "500").await;
-    assert_eq!(
-        swallowed.load(Ordering::SeqCst),
-        0,
-        "64 MiB of error page were read"
-    );
+    assert_eq!(swallowed.load(Ordering::SeqCst), 0, "64 MiB of error page were read");
 }
 
 #[tokio::test]
@@ -503,17 +448,9 @@ async fn a_stall_does_not_hold_the_other_parts() {
     )
     .await;
     case.reads_right().await;
-    let ranges: Vec<_> = case
-        .server
-        .requests()
-        .iter()
-        .filter_map(Request::range)
-        .collect();
+    let ranges: Vec<_> = case.server.requests().iter().filter_map(Request::range).collect();
     assert_eq!(ranges.len(), 6, "five parts, one of them twice: {ranges:?}");
-    assert_eq!(
-        ranges[0], ranges[5],
-        "the stalled one came last: {ranges:?}"
-    );
+    assert_eq!(ranges[0], ranges[5], "the stalled one came last: {ranges:?}");
 }
 
 #[tokio::test]
@@ -607,9 +544,5 @@ async fn a_refusal_without_credentials_says_what_is_missing() {
     assert_eq!(error.kind(), Kind::Denied);
     assert!(error.remedy().contains("not signed"), "{}", error.remedy());
     let signed = Case::raw(|_| {}, refuse).await.open().await.unwrap_err();
-    assert!(
-        !signed.remedy().contains("not signed"),
-        "{}",
-        signed.remedy()
-    );
+    assert!(!signed.remedy().contains("not signed"), "{}", signed.remedy());
 }

@@ -17,10 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn stores(flags: StoreSettings) -> ObjectStores {
-    ObjectStores::new(
-        StoreConfig::new().with_flags(flags),
-        Arc::new(SilentObserver),
-    )
+    ObjectStores::new(StoreConfig::new().with_flags(flags), Arc::new(SilentObserver))
 }
 
 fn put(server: &S3Server, path: &str, content: &[u8]) {
@@ -48,10 +45,8 @@ async fn small_and_empty_objects_conform() {
     for len in [0, 1, 511] {
         let content = vec![7; len];
         put(&server, "images/small", &content);
-        let source = stores(settings(&server.endpoint))
-            .open(&url("s3://images/small"))
-            .await
-            .unwrap();
+        let source =
+            stores(settings(&server.endpoint)).open(&url("s3://images/small")).await.unwrap();
         conformance::source(&source, &content).await;
     }
 }
@@ -60,20 +55,11 @@ async fn small_and_empty_objects_conform() {
 async fn keys_are_taken_as_they_are() {
     let server = S3Server::start("images").await;
     let stores = stores(settings(&server.endpoint));
-    for key in [
-        "disk one.raw",
-        "a%20b",
-        "plus+and&",
-        "Größe/盘.qcow2",
-        "what?version=1",
-        "a#b~c",
-    ] {
+    for key in ["disk one.raw", "a%20b", "plus+and&", "Größe/盘.qcow2", "what?version=1", "a#b~c"]
+    {
         let url = url(&format!("s3://images/{key}"));
         let handle = stores.handle(&url).unwrap();
-        handle
-            .put_bytes(key.as_bytes().to_vec().into())
-            .await
-            .unwrap();
+        handle.put_bytes(key.as_bytes().to_vec().into()).await.unwrap();
         let on_disk = std::fs::read(server.root.path().join("images").join(key)).unwrap();
         assert_eq!(on_disk, key.as_bytes(), "{key}");
         let source = handle.open().await.unwrap();
@@ -85,9 +71,7 @@ async fn keys_are_taken_as_they_are() {
 #[tokio::test]
 async fn a_replaced_object_is_noticed() {
     let server = S3Server::start("images").await;
-    let handle = stores(settings(&server.endpoint))
-        .handle(&url("s3://images/disk"))
-        .unwrap();
+    let handle = stores(settings(&server.endpoint)).handle(&url("s3://images/disk")).unwrap();
     handle.put_bytes(vec![1; 4096].into()).await.unwrap();
     let source = handle.open().await.unwrap();
     let before = source.stamp().await.unwrap();
@@ -119,15 +103,9 @@ async fn wrong_credentials_are_denied() {
         secret: "canary-wrong-secret".into(),
         token: None,
     });
-    let error = stores(flags)
-        .open(&url("s3://images/disk"))
-        .await
-        .unwrap_err();
+    let error = stores(flags).open(&url("s3://images/disk")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
-    assert!(
-        error.to_string().contains("SignatureDoesNotMatch"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
     let text = format!("{error:?} {}", carreto_error::chain_text(&error));
     assert!(!text.contains("canary-wrong-secret"), "{text}");
 }
@@ -140,10 +118,7 @@ async fn a_server_that_is_not_there_is_unavailable() {
     let mut flags = settings(&endpoint);
     flags.retry_for = Some(Duration::from_millis(300));
     let events = Arc::new(Recorder::default());
-    let stores = ObjectStores::new(
-        StoreConfig::new().with_flags(flags),
-        Arc::clone(&events) as _,
-    );
+    let stores = ObjectStores::new(StoreConfig::new().with_flags(flags), Arc::clone(&events) as _);
     let error = stores.open(&url("s3://images/disk")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     let text = carreto_error::chain_text(&error);

@@ -23,20 +23,13 @@ fn flags(endpoint: &str) -> StoreSettings {
     flags.account = Some("account".into());
     flags.retry_for = Some(Duration::from_millis(50));
     flags.read_timeout = Some(Duration::from_secs(1));
-    flags
-        .headers
-        .insert("x-extra".into(), Secret::new("canary-header-1"));
+    flags.headers.insert("x-extra".into(), Secret::new("canary-header-1"));
     flags
 }
 
 /// Everything that the server learnt, sent back in every place where a server can say something.
 fn echo(status: &str, request: &Request) -> Vec<Step> {
-    let all = request
-        .headers
-        .values()
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let all = request.headers.values().cloned().collect::<Vec<_>>().join(" ");
     let all = format!("{all} {}", request.target);
     let body =
         format!("<Error><Code>{all}</Code><Message>{all}</Message><Region>{all}</Region></Error>");
@@ -63,13 +56,8 @@ async fn all_texts(name: &ObjectUrl, flags: StoreSettings) -> String {
         Ok(source) => {
             write!(texts, "{source:?} {} {}", source.name(), source.identity()).unwrap();
             if let Err(error) = source.read_vec(0, 1000).await {
-                write!(
-                    texts,
-                    "{error:?} {error} {} {}",
-                    chain_text(&error),
-                    error.remedy()
-                )
-                .unwrap();
+                write!(texts, "{error:?} {error} {} {}", chain_text(&error), error.remedy())
+                    .unwrap();
             }
             match source.stamp().await {
                 Ok(stamp) => write!(texts, "{stamp:?}").unwrap(),
@@ -77,13 +65,7 @@ async fn all_texts(name: &ObjectUrl, flags: StoreSettings) -> String {
             }
         }
         Err(error) => {
-            write!(
-                texts,
-                "{error:?} {error} {} {}",
-                chain_text(&error),
-                error.remedy()
-            )
-            .unwrap();
+            write!(texts, "{error:?} {error} {} {}", chain_text(&error), error.remedy()).unwrap();
         }
     }
     if let Err(error) = handle.put_bytes(vec![1; 10].into()).await {
@@ -102,32 +84,17 @@ fn credentials() -> Vec<(&'static str, Credentials)> {
     vec![
         ("s3://images/disk", key.clone()),
         ("cos://images-1/disk", key),
-        (
-            "gs://images/disk",
-            Credentials::Bearer("canary-bearer-1".into()),
-        ),
-        (
-            "az://images/disk",
-            Credentials::AccountKey("Y2FuYXJ5LWtleQ==".into()),
-        ),
-        (
-            "az://images/disk",
-            Credentials::SharedAccess("sv=1&sig=canary-signature-1".into()),
-        ),
-        (
-            "az://images/disk",
-            Credentials::Bearer("canary-bearer-2".into()),
-        ),
+        ("gs://images/disk", Credentials::Bearer("canary-bearer-1".into())),
+        ("az://images/disk", Credentials::AccountKey("Y2FuYXJ5LWtleQ==".into())),
+        ("az://images/disk", Credentials::SharedAccess("sv=1&sig=canary-signature-1".into())),
+        ("az://images/disk", Credentials::Bearer("canary-bearer-2".into())),
     ]
 }
 
 fn assert_clean(texts: &str, case: &str) {
     for canary in ["canary", "Y2FuYXJ5LWtleQ"] {
         if let Some(at) = texts.find(canary) {
-            panic!(
-                "{case}: …{}…",
-                &texts[at.saturating_sub(300)..texts.len().min(at + 60)]
-            );
+            panic!("{case}: …{}…", &texts[at.saturating_sub(300)..texts.len().min(at + 60)]);
         }
     }
 }
@@ -155,10 +122,8 @@ async fn no_secret_is_in_any_text() {
             assert_clean(&texts, &format!("{name} {status}"));
             assert!(texts.contains("***"), "the canary was never given: {texts}");
         }
-        let name = format!(
-            "{}/disk?X-Amz-Signature=canary-signature-2&b=canary-3",
-            server.endpoint
-        );
+        let name =
+            format!("{}/disk?X-Amz-Signature=canary-signature-2&b=canary-3", server.endpoint);
         let texts = all_texts(&url(&name), flags("http://localhost")).await;
         assert_clean(&texts, &format!("web {status}"));
     }
@@ -172,32 +137,20 @@ async fn the_echo_is_heard() {
     let mut flags = flags(&server.endpoint);
     flags.headers.insert("x-open".into(), Secret::new("open"));
     let texts = all_texts(&url("s3://images/disk"), flags).await;
-    assert!(
-        texts.contains("carreto/"),
-        "the user agent is echoed: {texts}"
-    );
+    assert!(texts.contains("carreto/"), "the user agent is echoed: {texts}");
 }
 
 #[tokio::test]
 async fn no_secret_is_in_the_texts_of_a_dead_line() {
-    for step in [
-        Step::Reset,
-        Step::Close,
-        Step::Send(b"HTTP/1.1 garbage\r\n\r\n".to_vec()),
-    ] {
-        let server = FaultServer::start(Vec::new(), move |_, _| {
-            Some(vec![step.clone(), Step::Close])
-        })
-        .await;
+    for step in [Step::Reset, Step::Close, Step::Send(b"HTTP/1.1 garbage\r\n\r\n".to_vec())] {
+        let server =
+            FaultServer::start(Vec::new(), move |_, _| Some(vec![step.clone(), Step::Close])).await;
         for (name, credentials) in credentials() {
             let mut flags = flags(&server.endpoint);
             flags.credentials = Some(credentials);
             assert_clean(&all_texts(&url(name), flags).await, name);
         }
         let name = format!("{}/disk?sig=canary-signature-2", server.endpoint);
-        assert_clean(
-            &all_texts(&url(&name), flags("http://localhost")).await,
-            "web",
-        );
+        assert_clean(&all_texts(&url(&name), flags("http://localhost")).await, "web");
     }
 }

@@ -31,21 +31,11 @@ fn paths_stay_paths() {
         "-",
         "nbd:x",
     ] {
-        assert_eq!(
-            path.parse::<Location>().unwrap(),
-            Location::File(path.into()),
-            "{path}"
-        );
+        assert_eq!(path.parse::<Location>().unwrap(), Location::File(path.into()), "{path}");
     }
     let file = |text: &str| text.parse::<Location>().unwrap();
-    assert_eq!(
-        file("file:///a/b%20c"),
-        Location::File(PathBuf::from("/a/b c"))
-    );
-    assert_eq!(
-        file("file://localhost/a"),
-        Location::File(PathBuf::from("/a"))
-    );
+    assert_eq!(file("file:///a/b%20c"), Location::File(PathBuf::from("/a/b c")));
+    assert_eq!(file("file://localhost/a"), Location::File(PathBuf::from("/a")));
     assert_eq!(file("file:/a"), Location::File(PathBuf::from("/a")));
 }
 
@@ -63,11 +53,7 @@ fn urls_have_a_bucket_and_a_key() {
         ("memory://a/k", Scheme::Memory, "", "a/k"),
     ] {
         let url = object(text);
-        assert_eq!(
-            (url.scheme(), url.bucket(), url.key()),
-            (scheme, bucket, key),
-            "{text}"
-        );
+        assert_eq!((url.scheme(), url.bucket(), url.key()), (scheme, bucket, key), "{text}");
     }
 }
 
@@ -113,11 +99,9 @@ fn nonsense_is_refused() {
 #[test]
 fn no_signature_is_shown() {
     let url = object("https://h/p/disk?X-Amz-Signature=canary&a=b");
-    for text in [
-        url.to_string(),
-        format!("{url:?}"),
-        format!("{:?}", Location::Object(url.clone())),
-    ] {
+    for text in
+        [url.to_string(), format!("{url:?}"), format!("{:?}", Location::Object(url.clone()))]
+    {
         assert_eq!(text, "https://h/p/disk?***");
     }
     assert_eq!(url.directory(), "https://h/p");
@@ -132,35 +116,16 @@ fn names_below_a_prefix_stay_below() {
     };
     assert_eq!(beneath("s3://b/a", "x/y").unwrap(), "s3://b/a/x/y");
     assert_eq!(beneath("s3://b", "x").unwrap(), "s3://b/x");
-    assert_eq!(
-        beneath("https://h/a", "x y%2e/z?q#f").unwrap(),
-        "https://h/a/x%20y%252e/z%3Fq%23f"
-    );
+    assert_eq!(beneath("https://h/a", "x y%2e/z?q#f").unwrap(), "https://h/a/x%20y%252e/z%3Fq%23f");
     assert_eq!(beneath("https://h", "x").unwrap(), "https://h/x");
     assert_eq!(beneath("memory://a", "x").unwrap(), "memory://a/x");
-    for name in [
-        "",
-        "/x",
-        "..",
-        "../x",
-        "a/../../x",
-        "a//x",
-        "./x",
-        "x/",
-        "a\nb",
-    ] {
+    for name in ["", "/x", "..", "../x", "a/../../x", "a//x", "./x", "x/", "a\nb"] {
         for directory in ["s3://b/a", "https://h/a", "memory://a"] {
             let error = ObjectUrl::beneath(directory, name).unwrap_err();
             assert_eq!(error.kind(), Kind::Unsafe, "{directory} {name:?}");
         }
     }
-    for directory in [
-        "/tmp",
-        "",
-        "https://h/a?sig=1",
-        "file:///tmp",
-        "nonsense://a",
-    ] {
+    for directory in ["/tmp", "", "https://h/a?sig=1", "file:///tmp", "nonsense://a"] {
         assert_eq!(
             ObjectUrl::beneath(directory, "x").unwrap_err().kind(),
             Kind::Usage,
@@ -171,10 +136,7 @@ fn names_below_a_prefix_stay_below() {
 
 #[test]
 fn an_object_url_is_checked_when_it_is_put_together() {
-    assert_eq!(
-        ObjectUrl::new(Scheme::S3, "b", "k").unwrap().to_string(),
-        "s3://b/k"
-    );
+    assert_eq!(ObjectUrl::new(Scheme::S3, "b", "k").unwrap().to_string(), "s3://b/k");
     assert!(ObjectUrl::new(Scheme::S3, "b/c", "k").is_err());
     assert!(ObjectUrl::new(Scheme::S3, "b", "../k").is_err());
     assert!(ObjectUrl::new(Scheme::Https, "h", "k").is_err());

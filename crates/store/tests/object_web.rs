@@ -18,10 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn stores(flags: StoreSettings) -> ObjectStores {
-    ObjectStores::new(
-        StoreConfig::new().with_flags(flags),
-        Arc::new(SilentObserver),
-    )
+    ObjectStores::new(StoreConfig::new().with_flags(flags), Arc::new(SilentObserver))
 }
 
 fn quick() -> StoreSettings {
@@ -54,24 +51,13 @@ async fn a_web_server_conforms_and_gets_the_address_as_it_was_typed() {
     let path = "/a//b%2Fc/disk%20one.raw?X-Sig=canary%2Fsignature&b=2";
     let mut flags = quick();
     flags.part_size = Some(64 << 10);
-    flags
-        .headers
-        .insert("x-token".into(), Secret::new("canary-header"));
+    flags.headers.insert("x-token".into(), Secret::new("canary-header"));
     let stores = stores(flags);
-    let source = stores
-        .open(&url(&format!("{}{path}", server.endpoint)))
-        .await
-        .unwrap();
-    assert_eq!(
-        source.name(),
-        format!("{}/a//b%2Fc/disk%20one.raw?***", server.endpoint)
-    );
+    let source = stores.open(&url(&format!("{}{path}", server.endpoint))).await.unwrap();
+    assert_eq!(source.name(), format!("{}/a//b%2Fc/disk%20one.raw?***", server.endpoint));
     conformance::source(&source, &content).await;
     for request in server.requests() {
-        assert_eq!(
-            (request.method.as_str(), request.target.as_str()),
-            ("GET", path)
-        );
+        assert_eq!((request.method.as_str(), request.target.as_str()), ("GET", path));
         assert_eq!(request.header("x-token"), Some("canary-header"));
         assert_eq!(request.header("authorization"), None);
     }
@@ -80,16 +66,10 @@ async fn a_web_server_conforms_and_gets_the_address_as_it_was_typed() {
 #[tokio::test]
 async fn an_empty_file_is_a_source() {
     let server = FaultServer::start(Vec::new(), |_, _| None).await;
-    let source = stores(quick())
-        .open(&url(&format!("{}/x", server.endpoint)))
-        .await
-        .unwrap();
+    let source = stores(quick()).open(&url(&format!("{}/x", server.endpoint))).await.unwrap();
     conformance::source(&source, &[]).await;
     let server = FaultServer::start(Vec::new(), |_, _| Some(answer("200 OK", &[], b""))).await;
-    let source = stores(quick())
-        .open(&url(&format!("{}/x", server.endpoint)))
-        .await
-        .unwrap();
+    let source = stores(quick()).open(&url(&format!("{}/x", server.endpoint))).await.unwrap();
     assert_eq!(source.size(), 0);
 }
 
@@ -97,10 +77,7 @@ async fn an_empty_file_is_a_source() {
 async fn a_server_without_ranges_is_unsupported() {
     let server =
         FaultServer::start(vec![1; 999], |_, _| Some(answer("200 OK", &[], &[1; 999]))).await;
-    let error = stores(quick())
-        .open(&url(&format!("{}/x", server.endpoint)))
-        .await
-        .unwrap_err();
+    let error = stores(quick()).open(&url(&format!("{}/x", server.endpoint))).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("HTTP ranges"), "{error}");
     assert_eq!(server.requests().len(), 1);
@@ -123,19 +100,11 @@ async fn a_file_without_an_etag_is_held_to_its_time() {
         Some(steps)
     })
     .await;
-    let source = stores(quick())
-        .open(&url(&format!("{}/x", server.endpoint)))
-        .await
-        .unwrap();
+    let source = stores(quick()).open(&url(&format!("{}/x", server.endpoint))).await.unwrap();
     assert_eq!(source.read_vec(0, 4096).await.unwrap(), content);
     let error = source.read_vec(0, 4096).await.unwrap_err();
     assert_eq!(error.kind(), Kind::SourceChanged);
-    assert!(
-        server
-            .requests()
-            .iter()
-            .all(|r| r.header("if-match").is_none())
-    );
+    assert!(server.requests().iter().all(|r| r.header("if-match").is_none()));
 }
 
 /// A weak tag never matches in If-Match, so it must not be sent, only compared.
@@ -147,38 +116,24 @@ async fn a_weak_etag_is_compared_here() {
         let mut steps = honest(request, &bytes);
         let tag = if n > 1 { "W/\"new\"" } else { "W/\"old\"" };
         if let Some(Step::Send(bytes)) = steps.first_mut() {
-            *bytes = String::from_utf8(bytes.clone())
-                .unwrap()
-                .replace("\"first\"", tag)
-                .into_bytes();
+            *bytes =
+                String::from_utf8(bytes.clone()).unwrap().replace("\"first\"", tag).into_bytes();
         }
         Some(steps)
     })
     .await;
-    let source = stores(quick())
-        .open(&url(&format!("{}/x", server.endpoint)))
-        .await
-        .unwrap();
+    let source = stores(quick()).open(&url(&format!("{}/x", server.endpoint))).await.unwrap();
     assert_eq!(source.read_vec(0, 4096).await.unwrap(), content);
     let error = source.read_vec(0, 4096).await.unwrap_err();
     assert_eq!(error.kind(), Kind::SourceChanged);
-    assert!(
-        server
-            .requests()
-            .iter()
-            .all(|r| r.header("if-match").is_none())
-    );
+    assert!(server.requests().iter().all(|r| r.header("if-match").is_none()));
 }
 
 #[tokio::test]
 async fn secret_headers_do_not_travel_in_the_clear() {
     let mut flags = quick();
-    flags
-        .headers
-        .insert("x-token".into(), Secret::new("canary-header"));
-    let error = stores(flags)
-        .handle(&url("http://files.example.org/x"))
-        .unwrap_err();
+    flags.headers.insert("x-token".into(), Secret::new("canary-header"));
+    let error = stores(flags).handle(&url("http://files.example.org/x")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     assert!(error.to_string().contains("without TLS"), "{error}");
 }
@@ -188,11 +143,7 @@ async fn a_plain_endpoint_elsewhere_must_be_allowed() {
     let mut flags = settings("http://minio.example.org:9000");
     let error = stores(flags.clone()).handle(&url("s3://b/k")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
-    assert!(
-        error.remedy().contains("AWS_ALLOW_HTTP"),
-        "{}",
-        error.remedy()
-    );
+    assert!(error.remedy().contains("AWS_ALLOW_HTTP"), "{}", error.remedy());
     flags.allow_http = Some(true);
     stores(flags).handle(&url("s3://b/k")).unwrap();
     for endpoint in ["http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
@@ -236,10 +187,7 @@ async fn google_gets_its_token_and_paths() {
     flags.credentials = Some(Credentials::Bearer(Secret::new("canary-bearer")));
     for request in read_through(flags, "gs://images/a/disk", &server).await {
         assert_eq!(request.target, "/images/a%2Fdisk");
-        assert_eq!(
-            request.header("authorization"),
-            Some("Bearer canary-bearer")
-        );
+        assert_eq!(request.header("authorization"), Some("Bearer canary-bearer"));
     }
     let open = FaultServer::start(vec![1; 10], |_, _| None).await;
     for request in read_through(quick(), "gs://images/disk", &open).await {
@@ -252,9 +200,7 @@ async fn azure_gets_its_signature_and_paths() {
     let server = FaultServer::start(sparse_disk(100_000, 1), |_, _| None).await;
     let mut flags = quick();
     flags.account = Some("account".into());
-    flags.credentials = Some(Credentials::SharedAccess(Secret::new(
-        "?sv=2026&sig=canary%3D",
-    )));
+    flags.credentials = Some(Credentials::SharedAccess(Secret::new("?sv=2026&sig=canary%3D")));
     for request in read_through(flags.clone(), "az://images/a/disk", &server).await {
         assert_eq!(request.target, "/images/a/disk?sv=2026&sig=canary%3D");
     }
@@ -273,11 +219,8 @@ async fn azure_gets_its_signature_and_paths() {
 async fn host_of(name: &str, change: impl FnOnce(&mut StoreSettings)) -> String {
     let proxy = FaultServer::start(Vec::new(), |_, _| Some(answer("403 No", &[], b""))).await;
     let mut flags = quick();
-    flags.proxy = Some(Secret::new(
-        proxy
-            .endpoint
-            .replace("http://", "http://me:canary-password@"),
-    ));
+    flags.proxy =
+        Some(Secret::new(proxy.endpoint.replace("http://", "http://me:canary-password@")));
     change(&mut flags);
     let stores = stores(flags);
     let error = stores.open(&url(name)).await.unwrap_err();
@@ -302,27 +245,12 @@ async fn clouds_have_the_bucket_in_the_host() {
         flags.endpoint = Some(format!("https://{}", wanted.trim_end_matches(":443")));
     };
     assert_eq!(host_of(cos, whole).await, wanted);
-    assert_eq!(
-        host_of("s3://images/disk", |_| {}).await,
-        "images.s3.us-east-1.amazonaws.com:443"
-    );
-    assert_eq!(
-        host_of("s3://my.images/disk", region).await,
-        "s3.ap-guangzhou.amazonaws.com:443"
-    );
-    assert_eq!(
-        host_of("gs://images/disk", |_| {}).await,
-        "storage.googleapis.com:443"
-    );
+    assert_eq!(host_of("s3://images/disk", |_| {}).await, "images.s3.us-east-1.amazonaws.com:443");
+    assert_eq!(host_of("s3://my.images/disk", region).await, "s3.ap-guangzhou.amazonaws.com:443");
+    assert_eq!(host_of("gs://images/disk", |_| {}).await, "storage.googleapis.com:443");
     let account = |flags: &mut StoreSettings| flags.account = Some("me".into());
-    assert_eq!(
-        host_of("az://images/disk", account).await,
-        "me.blob.core.windows.net:443"
-    );
-    assert_eq!(
-        host_of("https://files.example.org/disk", |_| {}).await,
-        "files.example.org:443"
-    );
+    assert_eq!(host_of("az://images/disk", account).await, "me.blob.core.windows.net:443");
+    assert_eq!(host_of("https://files.example.org/disk", |_| {}).await, "files.example.org:443");
 }
 
 #[tokio::test]
@@ -332,13 +260,7 @@ async fn cos_needs_a_region() {
     assert!(error.remedy().contains("COS_REGION"), "{}", error.remedy());
     let mut flags = quick();
     flags.region = Some("evil.example.org/".into());
-    assert_eq!(
-        stores(flags)
-            .handle(&url("cos://b-1/k"))
-            .unwrap_err()
-            .kind(),
-        Kind::Usage
-    );
+    assert_eq!(stores(flags).handle(&url("cos://b-1/k")).unwrap_err().kind(), Kind::Usage);
 }
 
 #[tokio::test]

@@ -19,11 +19,7 @@ pub struct Fault {
 impl Fault {
     /// Fails operation number `at`, once, with an error of `kind`.
     pub fn at(at: u64, kind: Kind) -> Arc<Self> {
-        Arc::new(Self {
-            at,
-            kind,
-            done: AtomicU64::new(0),
-        })
+        Arc::new(Self { at, kind, done: AtomicU64::new(0) })
     }
 
     /// Never fails; only counts.
@@ -39,10 +35,7 @@ impl Fault {
     fn check(&self, what: &str) -> Result<()> {
         let number = self.done.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.at {
-            return Err(Error::new(
-                self.kind,
-                format!("injected fault at {what}, step {number}"),
-            ));
+            return Err(Error::new(self.kind, format!("injected fault at {what}, step {number}")));
         }
         Ok(())
     }
@@ -90,10 +83,7 @@ impl Source for FaultySource {
     }
 
     fn as_local(&self) -> Option<&dyn LocalRead> {
-        self.inner
-            .as_local()
-            .is_some()
-            .then_some(self as &dyn LocalRead)
+        self.inner.as_local().is_some().then_some(self as &dyn LocalRead)
     }
 
     fn hint(&self) -> ReadHint {
@@ -109,10 +99,7 @@ impl Source for FaultySource {
 impl LocalRead for FaultySource {
     fn read_local(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.fault.check("read")?;
-        self.inner
-            .as_local()
-            .expect("checked in as_local")
-            .read_local(offset, buf)
+        self.inner.as_local().expect("checked in as_local").read_local(offset, buf)
     }
 }
 
@@ -173,27 +160,18 @@ impl Target for FaultyTarget {
     }
 
     fn as_local(&self) -> Option<&dyn LocalWrite> {
-        self.inner
-            .as_local()
-            .is_some()
-            .then_some(self as &dyn LocalWrite)
+        self.inner.as_local().is_some().then_some(self as &dyn LocalWrite)
     }
 }
 
 impl LocalWrite for FaultyTarget {
     fn write_local(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.fault.check("write")?;
-        self.inner
-            .as_local()
-            .expect("checked in as_local")
-            .write_local(offset, data)
+        self.inner.as_local().expect("checked in as_local").write_local(offset, data)
     }
 
     fn zero_local(&self, range: ByteRange) -> Result<()> {
         self.fault.check("write zeroes")?;
-        self.inner
-            .as_local()
-            .expect("checked in as_local")
-            .zero_local(range)
+        self.inner.as_local().expect("checked in as_local").zero_local(range)
     }
 }

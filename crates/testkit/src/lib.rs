@@ -4,7 +4,7 @@
 //! A development dependency only; it may panic where a test should fail.
 #![expect(
     clippy::missing_panics_doc,
-    clippy::panic,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::unwrap_used,
     reason = "a failed expectation of a test is a panic"

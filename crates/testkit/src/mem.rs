@@ -20,12 +20,7 @@ pub struct MemSource {
 impl MemSource {
     /// A source named `name` with the given content.
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            name: name.into(),
-            bytes: Arc::new(bytes.into()),
-            local: true,
-            holes: true,
-        }
+        Self { name: name.into(), bytes: Arc::new(bytes.into()), local: true, holes: true }
     }
 
     /// The same source without the blocking fast path, as a remote object has none.
@@ -65,11 +60,7 @@ impl Source for MemSource {
         for block in range.chunks(4096) {
             let bytes = &self.bytes[block.start() as usize..block.end() as usize];
             let zero = self.holes && bytes.iter().all(|byte| *byte == 0);
-            let placement = if zero {
-                Placement::Zero
-            } else {
-                Placement::Opaque
-            };
+            let placement = if zero { Placement::Zero } else { Placement::Opaque };
             let before = list.len();
             merge_extents(&mut list, Extent::new(block, placement));
             if list.len() > limit.max(1) && list.len() > before {
@@ -89,11 +80,7 @@ impl Source for MemSource {
     }
 
     async fn stamp(&self) -> Result<Stamp> {
-        Ok(Stamp(format!(
-            "mem:{:p}:{}",
-            Arc::as_ptr(&self.bytes),
-            self.bytes.len()
-        )))
+        Ok(Stamp(format!("mem:{:p}:{}", Arc::as_ptr(&self.bytes), self.bytes.len())))
     }
 }
 
@@ -138,23 +125,9 @@ impl MemTarget {
 
     fn with_content(content: Vec<u8>, known_zero: bool) -> Self {
         let size = content.len() as u64;
-        let disk = Disk {
-            flushed: content.clone(),
-            now: content,
-            ..Disk::default()
-        };
-        let caps = TargetCaps {
-            alignment: 1,
-            known_zero,
-            fast_zero: true,
-            device: false,
-        };
-        Self {
-            disk: Arc::new(Mutex::new(disk)),
-            size,
-            caps,
-            local: true,
-        }
+        let disk = Disk { flushed: content.clone(), now: content, ..Disk::default() };
+        let caps = TargetCaps { alignment: 1, known_zero, fast_zero: true, device: false };
+        Self { disk: Arc::new(Mutex::new(disk)), size, caps, local: true }
     }
 
     /// The same disk without the blocking fast path.
@@ -204,6 +177,7 @@ impl std::fmt::Debug for MemTarget {
 
 #[async_trait]
 impl Target for MemTarget {
+    #[expect(clippy::unnecessary_literal_bound, reason = "the signature is the trait's")]
     fn name(&self) -> &str {
         "mem:target"
     }
@@ -230,7 +204,7 @@ impl Target for MemTarget {
 
     async fn flush(&self) -> Result<()> {
         let mut disk = self.disk.lock().unwrap();
-        disk.flushed = disk.now.clone();
+        disk.flushed = disk.now.as_slice().to_vec();
         Ok(())
     }
 

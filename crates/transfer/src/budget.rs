@@ -27,14 +27,9 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let total = usize::try_from(bytes).unwrap_or(usize::MAX) / ALIGNMENT;
         let total = total.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        let shared = Shared {
-            pages: Arc::new(Semaphore::new(total)),
-            total,
-            idle: Mutex::default(),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared =
+            Shared { pages: Arc::new(Semaphore::new(total)), total, idle: Mutex::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Waits until `first` and `second` bytes are free together, and lends a buffer of each size.
@@ -48,9 +43,7 @@ impl Budget {
     pub async fn lend(&self, first: usize, second: usize) -> Result<(Lease, AlignedBuf)> {
         let pages = (first.div_ceil(ALIGNMENT) + second.div_ceil(ALIGNMENT)).min(self.shared.total);
         let wanted = u32::try_from(pages).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.shared.pages)
-            .acquire_many_owned(wanted)
-            .await;
+        let permit = Arc::clone(&self.shared.pages).acquire_many_owned(wanted).await;
         let permit = permit
             .map_err(|closed| Error::new(Kind::Internal, "the budget closed").caused_by(closed))?;
         let lease = Lease {
@@ -65,11 +58,7 @@ impl Budget {
         if len == 0 {
             return AlignedBuf::zeroed(0);
         }
-        let mut idle = self
-            .shared
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |buffer: &AlignedBuf| (len..=len.saturating_mul(4)).contains(&buffer.capacity());
         if let Some(at) = idle.iter().rposition(fits) {
             let mut buffer = idle.swap_remove(at);
@@ -105,11 +94,7 @@ impl Lease {
         if buffer.capacity() == 0 {
             return;
         }
-        let mut idle = self
-            .shared
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEEP {
             idle.push(buffer);
         }

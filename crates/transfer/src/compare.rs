@@ -29,13 +29,7 @@ pub async fn compare(
     if a.size() != b.size() {
         return Ok(Some(Difference::Size(a.size(), b.size())));
     }
-    let mut run = Run {
-        engine: engine.clone(),
-        a,
-        b,
-        flight: JoinSet::new(),
-        first: None,
-    };
+    let mut run = Run { engine: engine.clone(), a, b, flight: JoinSet::new(), first: None };
     run.walk().await?;
     Ok(run.first.map(Difference::Content))
 }
@@ -71,8 +65,7 @@ impl Run {
                 continue;
             };
             let item = self.engine.plan(&self.b, part, &extents).await?;
-            self.wait_for_room(self.engine.parallel(self.b.as_ref(), item.is_local()))
-                .await?;
+            self.wait_for_room(self.engine.parallel(self.b.as_ref(), item.is_local())).await?;
             let engine = self.engine.clone();
             self.flight.spawn(async move {
                 let work = move |bytes: &[u8]| Ok(first_data(part.start(), bytes));
@@ -89,14 +82,11 @@ impl Run {
         let mut rest = range;
         while !rest.is_empty() {
             let answer = self.b.extents(rest, 512).await?;
-            rest = rest
-                .split_at(answer.last().map_or(rest.end(), |e| e.range.end()))
-                .1;
+            rest = rest.split_at(answer.last().map_or(rest.end(), |e| e.range.end())).1;
             theirs.extend(answer);
         }
         let theirs = self.engine.plan(&self.b, range, &theirs).await?;
-        self.wait_for_room(self.engine.parallel(self.a.as_ref(), ours.is_local()))
-            .await?;
+        self.wait_for_room(self.engine.parallel(self.a.as_ref(), ours.is_local())).await?;
         let engine = self.engine.clone();
         self.flight.spawn(async move {
             let ((), a): ((), Lease) = ours.then(&engine, |_| Ok(())).await?;
@@ -126,18 +116,12 @@ fn first_data(start: u64, bytes: &[u8]) -> Option<u64> {
     if is_zero(bytes) {
         return None;
     }
-    bytes
-        .iter()
-        .position(|byte| *byte != 0)
-        .map(|at| start + at as u64)
+    bytes.iter().position(|byte| *byte != 0).map(|at| start + at as u64)
 }
 
 fn first_difference(start: u64, a: &[u8], b: &[u8]) -> Option<u64> {
     if a == b {
         return None;
     }
-    a.iter()
-        .zip(b)
-        .position(|(a, b)| a != b)
-        .map(|at| start + at as u64)
+    a.iter().zip(b).position(|(a, b)| a != b).map(|at| start + at as u64)
 }

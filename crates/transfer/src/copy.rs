@@ -35,14 +35,7 @@ impl Body {
     pub fn whole(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Self {
         let range = ByteRange::whole(source.size());
         let known_zero = target.caps().known_zero;
-        Self {
-            source,
-            target,
-            range,
-            done: RangeSet::default(),
-            known_zero,
-            phase: Phase::Copy,
-        }
+        Self { source, target, range, done: RangeSet::default(), known_zero, phase: Phase::Copy }
     }
 }
 
@@ -82,11 +75,7 @@ pub async fn copy(engine: &Engine, body: &Body, journal: Option<Arc<Journal>>) -
     };
     let outcome = run.pump().await;
     let landed = run.land().await;
-    let flushed = if landed.is_ok() {
-        run.flush_now().await
-    } else {
-        Ok(())
-    };
+    let flushed = if landed.is_ok() { run.flush_now().await } else { Ok(()) };
     outcome.and(landed).and(flushed)?;
     Ok(run.copied)
 }
@@ -127,31 +116,23 @@ impl Run {
         match work {
             Work::Zero(range) if self.body.known_zero => {
                 Counters::add(&self.engine.counters.zero, range.len());
-                self.finish(&Landed {
-                    range,
-                    data: 0,
-                    digests: Vec::new(),
-                })
+                self.finish(&Landed { range, data: 0, digests: Vec::new() })
             }
             Work::Zero(range) => {
                 for step in range.chunks(ZERO_STEP) {
                     self.wait_for_room(self.engine.cores).await?;
-                    self.flight
-                        .spawn(zero(self.engine.clone(), self.body.clone(), step));
+                    self.flight.spawn(zero(self.engine.clone(), self.body.clone(), step));
                 }
                 Ok(())
             }
             Work::Data(range, extents) => {
                 let item = self.engine.plan(&self.body.source, range, &extents).await?;
-                let parallel = self
-                    .engine
-                    .parallel(self.body.source.as_ref(), item.is_local());
+                let parallel = self.engine.parallel(self.body.source.as_ref(), item.is_local());
                 self.wait_for_room(parallel).await?;
                 if let Some(journal) = &self.journal {
                     journal.begun(range, item.data_len())?;
                 }
-                self.flight
-                    .spawn(transfer(self.engine.clone(), self.body.clone(), item));
+                self.flight.spawn(transfer(self.engine.clone(), self.body.clone(), item));
                 Ok(())
             }
         }
@@ -205,9 +186,7 @@ impl Run {
     fn begin_flush(&mut self) {
         let mark = self.journal.as_ref().map_or(0, |journal| journal.mark());
         let target = Arc::clone(&self.body.target);
-        self.flush = Some(tokio::spawn(
-            async move { target.flush().await.map(|()| mark) },
-        ));
+        self.flush = Some(tokio::spawn(async move { target.flush().await.map(|()| mark) }));
     }
 
     async fn end_flush(&mut self) -> Result<()> {
@@ -241,17 +220,10 @@ fn lost(failure: tokio::task::JoinError) -> Error {
 /// Zeroes a range of a target whose content is not known.
 async fn zero(engine: Engine, body: Body, range: ByteRange) -> Result<Landed> {
     engine.stop.check()?;
-    body.target
-        .write_zeroes(range)
-        .await
-        .wrap_err(|| format!("zero {range}"))?;
+    body.target.write_zeroes(range).await.wrap_err(|| format!("zero {range}"))?;
     Counters::add(&engine.counters.zeroed, range.len());
     Counters::add(&engine.counters.zero, range.len());
-    Ok(Landed {
-        range,
-        data: 0,
-        digests: Vec::new(),
-    })
+    Ok(Landed { range, data: 0, digests: Vec::new() })
 }
 
 /// Fetches, decodes, hashes and writes one item.
@@ -261,31 +233,19 @@ async fn transfer(engine: Engine, body: Body, item: Item) -> Result<Landed> {
     let counters = Arc::clone(&engine.counters);
     let known_zero = body.known_zero;
     let work = move |bytes: &[u8]| {
-        let digests = if digest {
-            chunk_digests(range.start(), bytes)
-        } else {
-            Vec::new()
-        };
+        let digests = if digest { chunk_digests(range.start(), bytes) } else { Vec::new() };
         let layout = Layout::of(bytes, known_zero);
         counters_for(&counters, &layout, data, range);
-        let written = target
-            .as_local()
-            .map(|local| layout.write(local, range.start(), bytes));
+        let written = target.as_local().map(|local| layout.write(local, range.start(), bytes));
         written.transpose()?;
         Ok((digests, layout))
     };
     Counters::add(&engine.counters.read, item.read_len());
     let ((digests, layout), lease) = item.then(&engine, work).await?;
     if body.target.as_local().is_none() {
-        layout
-            .write_remote(body.target.as_ref(), range.start(), lease.bytes())
-            .await?;
+        layout.write_remote(body.target.as_ref(), range.start(), lease.bytes()).await?;
     }
-    Ok(Landed {
-        range,
-        data,
-        digests,
-    })
+    Ok(Landed { range, data, digests })
 }
 
 fn counters_for(counters: &Counters, layout: &Layout, data: u64, range: ByteRange) {
@@ -306,15 +266,9 @@ struct Layout {
 impl Layout {
     fn of(bytes: &[u8], known_zero: bool) -> Self {
         if known_zero {
-            return Self {
-                data: data_runs(bytes, 0),
-                zero: Vec::new(),
-            };
+            return Self { data: data_runs(bytes, 0), zero: Vec::new() };
         }
-        let mut layout = Self {
-            data: data_runs(bytes, ZERO_GAP),
-            zero: Vec::new(),
-        };
+        let mut layout = Self { data: data_runs(bytes, ZERO_GAP), zero: Vec::new() };
         let mut at = 0;
         for run in &mut layout.data {
             if run.start - at < ZERO_GAP {
@@ -343,9 +297,7 @@ impl Layout {
 
     async fn write_remote(&self, target: &dyn Target, start: u64, bytes: &[u8]) -> Result<()> {
         for run in &self.data {
-            target
-                .write_at(start + run.start as u64, &bytes[run.clone()])
-                .await?;
+            target.write_at(start + run.start as u64, &bytes[run.clone()]).await?;
         }
         for gap in self.zero_ranges(start) {
             target.write_zeroes(gap).await?;
@@ -357,9 +309,6 @@ impl Layout {
         let absolute = move |gap: &Range<usize>| {
             ByteRange::new(start + gap.start as u64, start + gap.end as u64)
         };
-        self.zero
-            .iter()
-            .filter_map(absolute)
-            .filter(|gap| !gap.is_empty())
+        self.zero.iter().filter_map(absolute).filter(|gap| !gap.is_empty())
     }
 }

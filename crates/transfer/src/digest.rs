@@ -15,7 +15,9 @@ use std::fmt;
 /// Bytes of a leaf.
 pub const LEAF: usize = 64 << 10;
 /// Bytes of a chunk: what verification compares and names.
-pub const CHUNK: u64 = 1 << 20;
+pub const CHUNK: u64 = CHUNK_LEN as u64;
+
+const CHUNK_LEN: usize = 1 << 20;
 
 /// The digest of one chunk.
 pub type ChunkDigest = [u8; 32];
@@ -38,12 +40,9 @@ pub(crate) fn chunk_digest(offset: u64, bytes: &[u8]) -> Option<ChunkDigest> {
 /// The digests of the chunks with data in `bytes`, which start at the chunk-aligned guest byte
 /// `offset` and end at the end of a chunk or of the disk.
 pub fn chunk_digests(offset: u64, bytes: &[u8]) -> Vec<(u64, ChunkDigest)> {
-    let step = CHUNK as usize;
-    let at = |index: usize| offset + (index * step) as u64;
-    let chunks = bytes.chunks(step).enumerate();
-    chunks
-        .filter_map(|(i, chunk)| Some((at(i), chunk_digest(at(i), chunk)?)))
-        .collect()
+    let at = |index: usize| offset + (index * CHUNK_LEN) as u64;
+    let chunks = bytes.chunks(CHUNK_LEN).enumerate();
+    chunks.filter_map(|(i, chunk)| Some((at(i), chunk_digest(at(i), chunk)?))).collect()
 }
 
 /// The digests of a disk's chunks, and their root.
@@ -65,16 +64,12 @@ impl ContentDigest {
 
     /// The offsets of the chunks with data that start in `range`, in order.
     pub fn offsets_in(&self, range: carreto_block::ByteRange) -> impl Iterator<Item = u64> {
-        self.chunks
-            .range(range.start()..range.end())
-            .map(|(offset, _)| *offset)
+        self.chunks.range(range.start()..range.end()).map(|(offset, _)| *offset)
     }
 
     /// The offsets and digests of the chunks with data, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, ChunkDigest)> {
-        self.chunks
-            .iter()
-            .map(|(offset, digest)| (*offset, *digest))
+        self.chunks.iter().map(|(offset, digest)| (*offset, *digest))
     }
 
     /// The number of chunks with data.

@@ -13,9 +13,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|failure| {
-            Err(Error::new(Kind::Internal, "a worker thread ended unexpectedly").caused_by(failure))
-        })
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| {
+        Err(Error::new(Kind::Internal, "a worker thread ended unexpectedly").caused_by(failure))
+    })
 }

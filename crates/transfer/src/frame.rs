@@ -10,11 +10,7 @@ const OVERHEAD: usize = 1 + 4 + 4;
 pub(crate) fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(OVERHEAD + payload.len());
     frame.push(kind);
-    frame.extend(
-        u32::try_from(payload.len())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes(),
-    );
+    frame.extend(u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     frame.extend(payload);
     let check = check_of(&frame);
     frame.extend(check);

@@ -37,21 +37,12 @@ impl Engine {
             () = self.stop.requested() => return Err(self.stop.error()),
             memory = prepare => memory?,
         };
-        Ok(Item {
-            source: Arc::clone(source),
-            plan,
-            output,
-            scratch,
-        })
+        Ok(Item { source: Arc::clone(source), plan, output, scratch })
     }
 
     /// How many items of `source` to have under way.
     pub(crate) fn parallel(&self, source: &dyn Source, local: bool) -> usize {
-        let wanted = if local {
-            1
-        } else {
-            usize::from(source.hint().parallel)
-        };
+        let wanted = if local { 1 } else { usize::from(source.hint().parallel) };
         wanted.max(self.cores + 1)
     }
 }
@@ -92,12 +83,7 @@ impl Item {
             self.read_remote(engine).await?;
         }
         blocking(move || {
-            let Self {
-                source,
-                plan,
-                mut output,
-                mut scratch,
-            } = self;
+            let Self { source, plan, mut output, mut scratch } = self;
             if local {
                 plan.read_local(source.as_ref(), output.bytes_mut(), &mut scratch)?;
             }
@@ -110,12 +96,7 @@ impl Item {
     }
 
     async fn read_remote(&mut self, engine: &Engine) -> Result<()> {
-        let Self {
-            source,
-            plan,
-            output,
-            scratch,
-        } = self;
+        let Self { source, plan, output, scratch } = self;
         tokio::select! {
             () = engine.stop.requested() => Err(engine.stop.error()),
             read = plan.read(source.as_ref(), output.bytes_mut(), scratch) => read,

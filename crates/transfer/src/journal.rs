@@ -110,9 +110,7 @@ impl Journal {
     /// # Errors
     /// As [`Self::peek`].
     pub fn peek_done(path: &Path, boot: &str) -> Result<RangeSet> {
-        Ok(read(path)?
-            .map(|contents| contents.split(boot).1.done)
-            .unwrap_or_default())
+        Ok(read(path)?.map(|contents| contents.split(boot).1.done).unwrap_or_default())
     }
 
     /// Continues the journal at `path`, if there is one. `boot` is the system's current boot.
@@ -131,10 +129,7 @@ impl Journal {
                 all.resent += data;
             }
         }
-        let header = JournalHeader {
-            boot: boot.to_owned(),
-            ..contents.header
-        };
+        let header = JournalHeader { boot: boot.to_owned(), ..contents.header };
         let journal = Self::write_fresh(path, &header, &flushed, &all)?;
         Ok(Some((journal, all)))
     }
@@ -176,10 +171,7 @@ impl Journal {
     /// What writing and synchronising the file meet.
     pub fn flushed(&self, mark: u64) -> Result<()> {
         self.append(FLUSHED, &mark.to_le_bytes(), false)?;
-        self.lock()
-            .file
-            .sync_data()
-            .map_err(|e| self.error("synchronise the journal", e))
+        self.lock().file.sync_data().map_err(|e| self.error("synchronise the journal", e))
     }
 
     /// Removes the file: the job is complete.
@@ -204,10 +196,7 @@ impl Journal {
         flushed: &Resumed,
         all: &Resumed,
     ) -> Result<Self> {
-        let header = JournalHeader {
-            version: VERSION,
-            ..header.clone()
-        };
+        let header = JournalHeader { version: VERSION, ..header.clone() };
         let json = serde_json::to_vec(&header).map_err(|error| {
             Error::new(Kind::Internal, "the journal's header is no JSON").caused_by(error)
         })?;
@@ -225,10 +214,7 @@ impl Journal {
             }
         }
         let file = replace(path, &bytes)?;
-        Ok(Self {
-            path: path.to_owned(),
-            state: Mutex::new(State { file, operations }),
-        })
+        Ok(Self { path: path.to_owned(), state: Mutex::new(State { file, operations }) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -236,12 +222,7 @@ impl Journal {
     }
 
     fn error(&self, operation: &'static str, error: std::io::Error) -> Error {
-        Error::io(
-            IoSide::State,
-            operation,
-            self.path.display().to_string(),
-            error,
-        )
+        Error::io(IoSide::State, operation, self.path.display().to_string(), error)
     }
 }
 
@@ -255,8 +236,7 @@ impl Resumed {
                 }
                 Operation::Undone(range) => {
                     self.done.remove(*range);
-                    self.digests
-                        .retain(|at, _| *at < range.start() || *at >= range.end());
+                    self.digests.retain(|at, _| *at < range.start() || *at >= range.end());
                 }
             }
         }
@@ -280,16 +260,12 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<File> {
     };
     let fresh = path.with_extension("new");
     let mut file = File::create(&fresh).map_err(error("create the journal", &fresh))?;
-    file.write_all(bytes)
-        .map_err(error("write the journal", &fresh))?;
-    file.sync_all()
-        .map_err(error("synchronise the journal", &fresh))?;
+    file.write_all(bytes).map_err(error("write the journal", &fresh))?;
+    file.sync_all().map_err(error("synchronise the journal", &fresh))?;
     std::fs::rename(&fresh, path).map_err(error("put the journal in place", path))?;
     if let Some(directory) = path.parent() {
         let handle = File::open(directory).map_err(error("open the state directory", directory))?;
-        handle
-            .sync_all()
-            .map_err(error("synchronise the state directory", directory))?;
+        handle.sync_all().map_err(error("synchronise the state directory", directory))?;
     }
     let file = OpenOptions::new().append(true).open(path);
     file.map_err(error("open the journal", path))
@@ -303,9 +279,7 @@ fn read(path: &Path) -> Result<Option<Contents>> {
         Err(error) => return Err(Error::io(IoSide::State, "read the journal", name, error)),
     };
     parse(&bytes).map(Some).map_err(|error| {
-        error
-            .path(name)
-            .remedied_by("run with --restart to begin again from the start")
+        error.path(name).remedied_by("run with --restart to begin again from the start")
     })
 }
 
@@ -317,18 +291,11 @@ fn parse(bytes: &[u8]) -> Result<Contents> {
         Error::new(Kind::Unsupported, "the header of the journal is not known").caused_by(error)
     })?;
     if header.version != VERSION {
-        let text = format!(
-            "the journal has version {}, expected {VERSION}",
-            header.version
-        );
+        let text = format!("the journal has version {}, expected {VERSION}", header.version);
         return Err(Error::new(Kind::Unsupported, text));
     }
-    let mut contents = Contents {
-        header,
-        operations: Vec::new(),
-        flushed: 0,
-        begun: BTreeMap::new(),
-    };
+    let mut contents =
+        Contents { header, operations: Vec::new(), flushed: 0, begun: BTreeMap::new() };
     while let Some((kind, payload, tail)) = frame::decode(rest) {
         if contents.take(kind, payload).is_none() {
             break;
@@ -356,20 +323,14 @@ impl Contents {
         match kind {
             BEGUN => {
                 let (range, rest) = split_range(payload)?;
-                self.begun
-                    .insert(range.start(), (range, split_u64(rest)?.0));
+                self.begun.insert(range.start(), (range, split_u64(rest)?.0));
             }
             DONE => {
                 let (range, rest) = split_range(payload)?;
-                let digests = rest
-                    .chunks_exact(40)
-                    .map(split_digest)
-                    .collect::<Option<_>>()?;
+                let digests = rest.chunks_exact(40).map(split_digest).collect::<Option<_>>()?;
                 self.operations.push(Operation::Done(range, digests));
             }
-            UNDONE => self
-                .operations
-                .push(Operation::Undone(split_range(payload)?.0)),
+            UNDONE => self.operations.push(Operation::Undone(split_range(payload)?.0)),
             FLUSHED => {
                 let count = usize::try_from(split_u64(payload)?.0).ok()?;
                 self.flushed = count.min(self.operations.len());

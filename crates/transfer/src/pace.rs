@@ -15,10 +15,7 @@ pub(crate) struct Pacer {
 impl Pacer {
     /// `rate` in bytes per second; `None` does not limit.
     pub(crate) fn new(rate: Option<u64>) -> Self {
-        Self {
-            rate: rate.filter(|rate| *rate > 0),
-            busy_until: Mutex::new(None),
-        }
+        Self { rate: rate.filter(|rate| *rate > 0), busy_until: Mutex::new(None) }
     }
 
     /// Waits until `bytes` may be moved.
@@ -29,10 +26,7 @@ impl Pacer {
         let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let start = {
             let now = Instant::now();
-            let mut busy_until = self
-                .busy_until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut busy_until = self.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
             let start = busy_until.unwrap_or(now).max(now);
             *busy_until = Some(start + cost);
             start
@@ -52,11 +46,7 @@ mod tests {
         for _ in 0..11 {
             pacer.grant(500).await;
         }
-        assert_eq!(
-            start.elapsed(),
-            Duration::from_secs(5),
-            "the eleventh waits for ten"
-        );
+        assert_eq!(start.elapsed(), Duration::from_secs(5), "the eleventh waits for ten");
         Pacer::new(None).grant(u64::MAX).await;
     }
 }

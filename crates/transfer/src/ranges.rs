@@ -73,9 +73,7 @@ impl RangeSet {
 
     /// The ranges, in order.
     pub fn iter(&self) -> impl Iterator<Item = ByteRange> {
-        self.ranges
-            .iter()
-            .filter_map(|(start, end)| ByteRange::new(*start, *end))
+        self.ranges.iter().filter_map(|(start, end)| ByteRange::new(*start, *end))
     }
 
     /// The number of bytes in the set.
@@ -85,6 +83,7 @@ impl RangeSet {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the model has 64 bytes")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

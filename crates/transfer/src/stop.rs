@@ -20,10 +20,9 @@ impl StopReason {
         match self {
             Self::Cancelled => Error::new(Kind::Cancelled, "the run was cancelled"),
             Self::Deadline => Error::new(Kind::Timeout, "the task exceeded its deadline"),
-            Self::Stalled => Error::new(
-                Kind::Timeout,
-                "the task made no progress for the stall limit",
-            ),
+            Self::Stalled => {
+                Error::new(Kind::Timeout, "the task made no progress for the stall limit")
+            }
         }
     }
 }
@@ -54,11 +53,7 @@ impl Stop {
 
     /// The error that a stopped run ends with: `Cancelled` or `Timeout`.
     pub fn error(&self) -> Error {
-        self.reason
-            .get()
-            .copied()
-            .unwrap_or(StopReason::Cancelled)
-            .error()
+        self.reason.get().copied().unwrap_or(StopReason::Cancelled).error()
     }
 
     /// `Err` when the end was asked for.
@@ -66,10 +61,6 @@ impl Stop {
     /// # Errors
     /// [`Self::error`].
     pub fn check(&self) -> Result<(), Error> {
-        if self.is_requested() {
-            Err(self.error())
-        } else {
-            Ok(())
-        }
+        if self.is_requested() { Err(self.error()) } else { Ok(()) }
     }
 }

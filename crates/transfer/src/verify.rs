@@ -24,13 +24,7 @@ pub async fn verify(
     range: ByteRange,
     wanted: Arc<ContentDigest>,
 ) -> Result<Vec<ByteRange>> {
-    let mut run = Run {
-        engine,
-        wanted,
-        flight: JoinSet::new(),
-        differing: Vec::new(),
-        range,
-    };
+    let mut run = Run { engine, wanted, flight: JoinSet::new(), differing: Vec::new(), range };
     let mut walker = Walker::new(Arc::clone(&reader), range);
     while let Some(work) = walker.next().await? {
         engine.stop.check()?;
@@ -65,12 +59,8 @@ struct Run<'e> {
 impl Run<'_> {
     /// A hole where the source had data differs.
     fn expect_no_data(&mut self, zero: ByteRange) {
-        let lost = self
-            .wanted
-            .offsets_in(zero)
-            .filter_map(|at| ByteRange::from_len(at, CHUNK));
-        self.differing
-            .extend(lost.map(|chunk| chunk.intersect(self.range)).take(LISTED));
+        let lost = self.wanted.offsets_in(zero).filter_map(|at| ByteRange::from_len(at, CHUNK));
+        self.differing.extend(lost.map(|chunk| chunk.intersect(self.range)).take(LISTED));
         self.engine.advanced(Phase::Verify, zero, 0);
     }
 
@@ -95,13 +85,8 @@ async fn check(
     wanted: Arc<ContentDigest>,
 ) -> Result<(ByteRange, Vec<ByteRange>)> {
     let range = item.range();
-    let work = move |bytes: &[u8]| {
-        Ok(differing(
-            range,
-            &chunk_digests(range.start(), bytes),
-            &wanted,
-        ))
-    };
+    let work =
+        move |bytes: &[u8]| Ok(differing(range, &chunk_digests(range.start(), bytes), &wanted));
     let (differing, _) = item.then(&engine, work).await?;
     Counters::add(&engine.counters.verified, range.len());
     Ok((range, differing))

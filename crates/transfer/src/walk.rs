@@ -36,11 +36,7 @@ pub struct Walker {
 impl Walker {
     /// Walks `range` of `source`.
     pub fn new(source: Arc<dyn Source>, range: ByteRange) -> Self {
-        Self {
-            source,
-            rest: range,
-            known: VecDeque::new(),
-        }
+        Self { source, rest: range, known: VecDeque::new() }
     }
 
     /// The next piece of work, or `None` at the end.
@@ -58,11 +54,7 @@ impl Walker {
         let zero = self.leading_zeroes();
         if zero.contains(item) {
             let aligned = zero.end() / ITEM * ITEM;
-            let end = if zero.end() == self.rest.end() {
-                zero.end()
-            } else {
-                aligned
-            };
+            let end = if zero.end() == self.rest.end() { zero.end() } else { aligned };
             return Ok(Some(Work::Zero(self.hand_out(end.max(item.end())).0)));
         }
         let (range, extents) = self.hand_out(item.end());
@@ -70,18 +62,13 @@ impl Walker {
     }
 
     fn item_at(&self, start: u64) -> ByteRange {
-        self.rest
-            .split_at((start / ITEM + 1).saturating_mul(ITEM))
-            .0
+        self.rest.split_at((start / ITEM + 1).saturating_mul(ITEM)).0
     }
 
     /// Asks until the extents up to `end` are known.
     async fn learn(&mut self, end: u64) -> Result<()> {
         loop {
-            let known_to = self
-                .known
-                .back()
-                .map_or(self.rest.start(), |e| e.range.end());
+            let known_to = self.known.back().map_or(self.rest.start(), |e| e.range.end());
             if known_to >= end {
                 return Ok(());
             }
@@ -100,12 +87,7 @@ impl Walker {
     fn leading_zeroes(&self) -> ByteRange {
         let is_zero =
             |extent: &&Extent| matches!(extent.placement, Placement::Zero | Placement::Absent);
-        let end = self
-            .known
-            .iter()
-            .take_while(is_zero)
-            .last()
-            .map(|e| e.range.end());
+        let end = self.known.iter().take_while(is_zero).last().map(|e| e.range.end());
         self.rest.split_at(end.unwrap_or(self.rest.start())).0
     }
 

@@ -14,10 +14,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// 256 bytes without an early exit inside, so that the compiler uses wide registers.
 fn piece_is_zero(piece: &[u8]) -> bool {
     let (words, _) = piece.as_chunks::<8>();
-    words
-        .iter()
-        .fold(0, |sum, word| sum | u64::from_ne_bytes(*word))
-        == 0
+    words.iter().fold(0, |sum, word| sum | u64::from_ne_bytes(*word)) == 0
 }
 
 /// The runs of `bytes` that are not zero, cut at multiples of [`BLOCK`]. Zero gaps shorter than
@@ -64,12 +61,9 @@ mod tests {
         bytes[9 * BLOCK] = 1;
         bytes[10 * BLOCK + 6] = 1;
         let end = 10 * BLOCK + 7;
-        assert_eq!(
-            data_runs(&bytes, 0),
-            [0..BLOCK, 2 * BLOCK..3 * BLOCK, 9 * BLOCK..end]
-        );
+        assert_eq!(data_runs(&bytes, 0), [0..BLOCK, 2 * BLOCK..3 * BLOCK, 9 * BLOCK..end]);
         assert_eq!(data_runs(&bytes, 2 * BLOCK), [0..3 * BLOCK, 9 * BLOCK..end]);
-        assert_eq!(data_runs(&bytes, 1 << 20), [0..end]);
+        assert_eq!(data_runs(&bytes, 1 << 20), vec![0..end]);
         assert!(data_runs(&[0; 100], 0).is_empty());
     }
 }

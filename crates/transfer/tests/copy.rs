@@ -1,4 +1,5 @@
 //! Copies are exact, proportional to the data, and survive faults.
+#![expect(clippy::cast_possible_truncation, reason = "test disks are small")]
 
 use carreto_block::{ByteRange, Source, Target};
 use carreto_error::Kind;
@@ -41,10 +42,7 @@ async fn every_combination_of_source_and_target_is_exact() {
             roots.push(copied.digest.root(SIZE as u64));
         }
     }
-    assert!(
-        roots.windows(2).all(|w| w[0] == w[1]),
-        "the digest depends on the content alone"
-    );
+    assert!(roots.windows(2).all(|w| w[0] == w[1]), "the digest depends on the content alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,16 +87,9 @@ async fn any_failing_operation_is_reported_and_repaired_by_copying_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_ends_with_its_reason_and_no_write_follows() {
     let disk = sparse_disk(SIZE, 31);
-    for reason in [
-        StopReason::Cancelled,
-        StopReason::Deadline,
-        StopReason::Stalled,
-    ] {
+    for reason in [StopReason::Cancelled, StopReason::Deadline, StopReason::Stalled] {
         let stop = Stop::default();
-        let options = CopyOptions {
-            rate: Some(1 << 20),
-            ..CopyOptions::default()
-        };
+        let options = CopyOptions { rate: Some(1 << 20), ..CopyOptions::default() };
         let engine = Engine::new(options).stopped_by(stop.clone());
         let target = MemTarget::blank(SIZE as u64);
         let body = Body::whole(source(&disk), Arc::new(target.clone()));
@@ -108,11 +99,7 @@ async fn stopping_ends_with_its_reason_and_no_write_follows() {
         }
         stop.request(reason);
         let error = running.await.unwrap().unwrap_err();
-        let wanted = if reason == StopReason::Cancelled {
-            Kind::Cancelled
-        } else {
-            Kind::Timeout
-        };
+        let wanted = if reason == StopReason::Cancelled { Kind::Cancelled } else { Kind::Timeout };
         assert_eq!(error.kind(), wanted);
         let written = target.written();
         tokio::task::yield_now().await;
@@ -124,10 +111,7 @@ async fn stopping_ends_with_its_reason_and_no_write_follows() {
 async fn a_tiny_budget_still_finishes() {
     let disk = sparse_disk(SIZE, 41);
     let target = MemTarget::blank(SIZE as u64);
-    let options = CopyOptions {
-        memory: 4096,
-        ..CopyOptions::default()
-    };
+    let options = CopyOptions { memory: 4096, ..CopyOptions::default() };
     let remote: Arc<dyn Source> = Arc::new(MemSource::new("disk", disk.clone()).remote());
     let body = Body::whole(remote, Arc::new(target.clone()));
     copy(&Engine::new(options), &body, None).await.unwrap();
@@ -158,9 +142,7 @@ async fn ordered_pieces_are_the_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compare_finds_the_first_difference() {
     let disk = sparse_disk(SIZE, 61);
-    let same = compare(&engine(), source(&disk), source(&disk))
-        .await
-        .unwrap();
+    let same = compare(&engine(), source(&disk), source(&disk)).await.unwrap();
     assert_eq!(same, None);
     for at in [0, 4095, 5 << 20, SIZE - 1] {
         let mut other = disk.clone();

@@ -1,11 +1,16 @@
 //! Interrupted copies resume from the journal; verification finds what is wrong.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test disks are small, helpers of tests may fail"
+)]
 
 use carreto_block::{ByteRange, Source};
 use carreto_error::Kind;
 use carreto_testkit::{Fault, FaultyTarget, MemSource, MemTarget, sparse_disk};
 use carreto_transfer::{
-    Body, CHUNK, ContentDigest, CopyOptions, Counters, Engine, Journal, JournalHeader, Resumed,
-    copy, verify,
+    Body, CHUNK, ContentDigest, CopyOptions, Counters, Engine, Journal, JournalHeader, RangeSet,
+    Resumed, copy, verify,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -31,10 +36,7 @@ fn engine() -> Engine {
 fn body(disk: &[u8], target: &MemTarget, resumed: &Resumed) -> Body {
     let source: Arc<dyn Source> = Arc::new(MemSource::new("disk", disk));
     let body = Body::whole(source, Arc::new(target.clone()));
-    Body {
-        done: resumed.done.clone(),
-        ..body
-    }
+    Body { done: resumed.done.clone(), ..body }
 }
 
 /// Copies until operation `at` on the target fails, as a crash would stop it.
@@ -60,11 +62,7 @@ async fn after_any_crash_the_rest_is_copied_and_no_more() {
         let copied = copy(&engine, &body, Some(Arc::new(journal))).await.unwrap();
         assert!(target.content() == disk, "crash at {at}");
         let read = Counters::value(&engine.counters().read);
-        assert!(
-            resumed.resent <= 4 * (2 << 20),
-            "{} bytes again",
-            resumed.resent
-        );
+        assert!(resumed.resent <= 4 * (2 << 20), "{} bytes again", resumed.resent);
         if !crashed {
             assert_eq!(read, 0, "everything was done");
             assert!(at > 20);
@@ -74,10 +72,8 @@ async fn after_any_crash_the_rest_is_copied_and_no_more() {
         digest.extend(resumed.digests);
         digest.extend(copied.digest.iter());
         let fresh = MemTarget::blank(SIZE as u64);
-        let whole = Body {
-            done: Default::default(),
-            ..self::body(&disk, &fresh, &Resumed::default())
-        };
+        let whole =
+            Body { done: RangeSet::default(), ..self::body(&disk, &fresh, &Resumed::default()) };
         let all = copy(&self::engine(), &whole, None).await.unwrap();
         assert_eq!(digest.root(SIZE as u64), all.digest.root(SIZE as u64));
     }
@@ -94,16 +90,10 @@ async fn after_a_loss_of_power_only_what_was_flushed_counts() {
     let (journal, resumed) = Journal::resume(&path, "boot-2").unwrap().unwrap();
     assert!(survivor.content() != disk);
     let again = body(&disk, &survivor, &resumed);
-    copy(&engine(), &again, Some(Arc::new(journal)))
-        .await
-        .unwrap();
+    copy(&engine(), &again, Some(Arc::new(journal))).await.unwrap();
     assert!(survivor.content() == disk);
     let (_, complete) = Journal::resume(&path, "boot-3").unwrap().unwrap();
-    assert_eq!(
-        complete.done.total(),
-        SIZE as u64,
-        "the final flush made everything durable"
-    );
+    assert_eq!(complete.done.total(), SIZE as u64, "the final flush made everything durable");
     assert!(survivor.after_power_loss().content() == disk);
 }
 
@@ -116,20 +106,14 @@ fn a_torn_tail_is_cut_and_a_damaged_header_is_an_error() {
     let range = |n: u64| ByteRange::from_len(n * CHUNK, CHUNK).unwrap();
     for n in 0..4 {
         journal.begun(range(n), CHUNK).unwrap();
-        journal
-            .done(range(n), &[(n * CHUNK, [n as u8; 32])])
-            .unwrap();
+        journal.done(range(n), &[(n * CHUNK, [n as u8; 32])]).unwrap();
     }
     journal.undone(range(1)).unwrap();
     journal.begun(range(9), 77).unwrap();
     drop(journal);
     let bytes = std::fs::read(&path).unwrap();
-    let header_len = 9 + serde_json::to_vec(&JournalHeader {
-        version: 1,
-        ..header("b")
-    })
-    .unwrap()
-    .len();
+    let header_len =
+        9 + serde_json::to_vec(&JournalHeader { version: 1, ..header("b") }).unwrap().len();
     let mut totals = std::collections::BTreeSet::new();
     for cut in header_len..=bytes.len() {
         std::fs::write(&path, &bytes[..cut]).unwrap();
@@ -155,44 +139,21 @@ async fn verification_names_every_damaged_chunk() {
     use carreto_block::Target as _;
     let disk = sparse_disk(SIZE, 5);
     let target = MemTarget::blank(SIZE as u64);
-    let copied = copy(&engine(), &body(&disk, &target, &Resumed::default()), None)
-        .await
-        .unwrap();
+    let copied = copy(&engine(), &body(&disk, &target, &Resumed::default()), None).await.unwrap();
     let wanted = Arc::new(copied.digest);
     let whole = ByteRange::whole(SIZE as u64);
-    let good = verify(
-        &engine(),
-        target.reader().await.unwrap(),
-        whole,
-        wanted.clone(),
-    )
-    .await;
+    let good = verify(&engine(), target.reader().await.unwrap(), whole, wanted.clone()).await;
     assert!(good.unwrap().is_empty());
-    let hole = disk
-        .chunks(4096)
-        .position(|block| block.iter().all(|b| *b == 0))
-        .unwrap()
-        * 4096;
+    let hole = disk.chunks(4096).position(|block| block.iter().all(|b| *b == 0)).unwrap() * 4096;
     let data = disk.iter().position(|byte| *byte != 0).unwrap();
     for at in [hole, data, SIZE - 1] {
         target.corrupt(at as u64);
         let reader = target.reader().await.unwrap();
-        let bad = verify(&engine(), reader, whole, wanted.clone())
-            .await
-            .unwrap();
-        assert_eq!(
-            bad,
-            [ByteRange::from_len(at as u64 / CHUNK * CHUNK, CHUNK).unwrap()]
-        );
+        let bad = verify(&engine(), reader, whole, wanted.clone()).await.unwrap();
+        assert_eq!(bad, [ByteRange::from_len(at as u64 / CHUNK * CHUNK, CHUNK).unwrap()]);
         target.corrupt(at as u64);
     }
     let blank = MemTarget::blank(SIZE as u64);
-    let bad = verify(&engine(), blank.reader().await.unwrap(), whole, wanted)
-        .await
-        .unwrap();
-    assert_eq!(
-        bad.len(),
-        12,
-        "every chunk of the disk has data, and all of it is missing"
-    );
+    let bad = verify(&engine(), blank.reader().await.unwrap(), whole, wanted).await.unwrap();
+    assert_eq!(bad.len(), 12, "every chunk of the disk has data, and all of it is missing");
 }

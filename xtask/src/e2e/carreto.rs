@@ -25,19 +25,12 @@ impl Carreto {
             process::show(process::cargo(root).args(arguments))?;
             target.join("release/carreto")
         };
-        Ok(Self {
-            program,
-            state: folder.join("state"),
-            environment: Vec::new(),
-        })
+        Ok(Self { program, state: folder.join("state"), environment: Vec::new() })
     }
 
     /// The same command with further variables.
     pub(crate) fn with_environment(&self, environment: Vec<(String, String)>) -> Self {
-        Self {
-            environment,
-            ..self.clone()
-        }
+        Self { environment, ..self.clone() }
     }
 
     /// The command with nothing of the user's stores and settings in its environment.
@@ -116,6 +109,5 @@ impl Carreto {
 
 /// A path as an argument.
 pub(crate) fn text(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
+    path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
 }

@@ -26,9 +26,7 @@ impl Loop {
         let mut command = Command::new("losetup");
         command.args(["--find", "--show", "--sector-size", &sector.to_string()]);
         let device = process::succeed(command.args(more).arg(file))?;
-        Ok(Self {
-            device: PathBuf::from(device.trim()),
-        })
+        Ok(Self { device: PathBuf::from(device.trim()) })
     }
 
     /// A device of `size` bytes full of old data.
@@ -79,12 +77,7 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
     let images = lab.images()?.to_vec();
     let file = folder.join("device");
     for sector in SECTORS {
-        for name in [
-            "plain.raw",
-            "zstd.qcow2",
-            "dynamic-exact.vhd",
-            "stream.vmdk",
-        ] {
+        for name in ["plain.raw", "zstd.qcow2", "dynamic-exact.vhd", "stream.vmdk"] {
             let image = images::find(&images, &format!("even/{name}"))?;
             let result = migrate(&carreto, image, &file, *sector);
             tally.check(&format!("{name} to sectors of {sector}"), result);

@@ -176,19 +176,13 @@ mod tests {
             write(path, 3 * 1024 * 1024 + 1536, 7).expect("it is written");
         }
         compare(&paths[0], &paths[1]).expect("equal");
-        assert_eq!(
-            sha256(&paths[0]).expect("read"),
-            sha256(&paths[1]).expect("read")
-        );
+        assert_eq!(sha256(&paths[0]).expect("read"), sha256(&paths[1]).expect("read"));
         let bytes = std::fs::read(&paths[0]).expect("read");
         assert_eq!(bytes.len(), 3 * 1024 * 1024 + 1536);
         assert_eq!(&bytes[510..512], &[0x55, 0xAA]);
         assert_eq!(&bytes[bytes.len() - 3..], b"end");
         let data = bytes.iter().filter(|byte| **byte != 0).count();
-        assert!(
-            data > bytes.len() / 10 && data < bytes.len() * 9 / 10,
-            "{data}"
-        );
+        assert!(data > bytes.len() / 10 && data < bytes.len() * 9 / 10, "{data}");
     }
 
     #[test]

@@ -18,27 +18,15 @@ struct Recipe {
 }
 
 const fn recipe(name: &'static str, qemu: &'static str, options: &'static str) -> Recipe {
-    Recipe {
-        name,
-        qemu,
-        options,
-        compressed: false,
-        refers: false,
-    }
+    Recipe { name, qemu, options, compressed: false, refers: false }
 }
 
 const fn packed(name: &'static str, options: &'static str) -> Recipe {
-    Recipe {
-        compressed: true,
-        ..recipe(name, "qcow2", options)
-    }
+    Recipe { compressed: true, ..recipe(name, "qcow2", options) }
 }
 
 const fn referring(name: &'static str, qemu: &'static str, options: &'static str) -> Recipe {
-    Recipe {
-        refers: true,
-        ..recipe(name, qemu, options)
-    }
+    Recipe { refers: true, ..recipe(name, qemu, options) }
 }
 
 const RECIPES: &[Recipe] = &[
@@ -58,31 +46,16 @@ const RECIPES: &[Recipe] = &[
     packed("zstd.qcow2", "compression_type=zstd"),
     packed("zstd-4k.qcow2", "compression_type=zstd,cluster_size=4k"),
     packed("zstd-2m.qcow2", "compression_type=zstd,cluster_size=2M"),
-    packed(
-        "extended-l2-zstd.qcow2",
-        "compression_type=zstd,extended_l2=on",
-    ),
+    packed("extended-l2-zstd.qcow2", "compression_type=zstd,extended_l2=on"),
     referring("data-file.qcow2", "qcow2", "data_file=data-file.data"),
-    referring(
-        "data-raw.qcow2",
-        "qcow2",
-        "data_file=data-raw.data,data_file_raw=on",
-    ),
+    referring("data-raw.qcow2", "qcow2", "data_file=data-raw.data,data_file_raw=on"),
     recipe("dynamic.vhd", "vpc", "subformat=dynamic"),
-    recipe(
-        "dynamic-exact.vhd",
-        "vpc",
-        "subformat=dynamic,force_size=on",
-    ),
+    recipe("dynamic-exact.vhd", "vpc", "subformat=dynamic,force_size=on"),
     recipe("fixed.vhd", "vpc", "subformat=fixed"),
     recipe("fixed-exact.vhd", "vpc", "subformat=fixed,force_size=on"),
     recipe("sparse.vmdk", "vmdk", "subformat=monolithicSparse"),
     recipe("stream.vmdk", "vmdk", "subformat=streamOptimized"),
-    referring(
-        "split-sparse.vmdk",
-        "vmdk",
-        "subformat=twoGbMaxExtentSparse",
-    ),
+    referring("split-sparse.vmdk", "vmdk", "subformat=twoGbMaxExtentSparse"),
     referring("split-flat.vmdk", "vmdk", "subformat=twoGbMaxExtentFlat"),
     referring("flat.vmdk", "vmdk", "subformat=monolithicFlat"),
 ];

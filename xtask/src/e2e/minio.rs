@@ -18,9 +18,7 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// The endpoint that the user named instead.
 pub(crate) fn external() -> Option<String> {
-    std::env::var("CARRETO_E2E_S3")
-        .ok()
-        .filter(|url| !url.is_empty())
+    std::env::var("CARRETO_E2E_S3").ok().filter(|url| !url.is_empty())
 }
 
 /// The Go tool, also where its own installer puts it.
@@ -102,10 +100,8 @@ impl Server {
     }
 
     fn start(program: &Path, folder: &Path) -> Result<Self> {
-        let credentials = Credentials {
-            key: format!("e2e{}", random_hex(8)?),
-            secret: random_hex(20)?,
-        };
+        let credentials =
+            Credentials { key: format!("e2e{}", random_hex(8)?), secret: random_hex(20)? };
         // The port is free again for the blink of an eye until the server takes it.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let log = File::create(folder.join("minio.log"))?;
@@ -168,8 +164,6 @@ fn version(program: &Path) -> Result<String> {
 
 fn random_hex(bytes: u64) -> Result<String> {
     let mut random = Vec::new();
-    File::open("/dev/urandom")?
-        .take(bytes)
-        .read_to_end(&mut random)?;
+    File::open("/dev/urandom")?.take(bytes).read_to_end(&mut random)?;
     Ok(super::s3_client::hex(&random))
 }

@@ -42,11 +42,7 @@ impl Need {
     /// Makes sure that it is there and returns the versions worth reporting.
     pub(crate) fn provide(&self) -> Result<Vec<String>> {
         match self {
-            Self::Programs {
-                programs,
-                packages,
-                version,
-            } => {
+            Self::Programs { programs, packages, version } => {
                 install(programs, packages)?;
                 version.map(first_line).into_iter().collect()
             }

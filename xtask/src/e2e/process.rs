@@ -57,11 +57,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Outcome> {
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    Ok(Outcome {
-        status,
-        stdout: text(&mut stdout)?,
-        stderr: text(&mut stderr)?,
-    })
+    Ok(Outcome { status, stdout: text(&mut stdout)?, stderr: text(&mut stderr)? })
 }
 
 /// Runs `command`, which must succeed, and returns what it printed.
@@ -100,10 +96,8 @@ pub(crate) fn cargo(root: &Path) -> Command {
 
 /// Where cargo builds.
 pub(crate) fn target_directory(root: &Path) -> Result<PathBuf> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()?;
+    let metadata =
+        MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
     Ok(metadata.target_directory.into_std_path_buf())
 }
 
@@ -116,10 +110,7 @@ mod tests {
         let mut shell = Command::new("sh");
         let outcome = run(shell.args(["-c", "echo out; echo err >&2; exit 3"])).expect("it runs");
         assert_eq!(outcome.status.code(), Some(3));
-        assert_eq!(
-            (outcome.stdout.as_str(), outcome.stderr.as_str()),
-            ("out\n", "err\n")
-        );
+        assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", "err\n"));
         assert!(succeed(Command::new("sh").args(["-c", "exit 1"])).is_err());
         assert!(run(&mut Command::new("no-such-program-at-all")).is_err());
     }

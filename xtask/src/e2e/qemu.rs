@@ -25,11 +25,7 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
 /// The arguments that open the gate for an image that names other files.
 fn gate(image: &Image) -> Result<Vec<&str>> {
     let folder = image.path.parent().unwrap_or(Path::new("/"));
-    Ok(if image.refers {
-        vec!["--allow-dir", text(folder)?]
-    } else {
-        Vec::new()
-    })
+    Ok(if image.refers { vec!["--allow-dir", text(folder)?] } else { Vec::new() })
 }
 
 fn arguments<'a>(command: &'a str, image: &'a Image, more: &[&'a str]) -> Result<Vec<&'a str>> {

@@ -87,10 +87,7 @@ fn table(tallies: &[Tally]) -> String {
         let note = tally.skipped.as_deref().map_or("", |_| "  SKIPPED");
         let suite = tally.suite;
         // Writing into a string does not fail.
-        let _ = writeln!(
-            text,
-            "{suite:<8} {passed:>7} {failed:>7} {seconds:>8.1}{note}"
-        );
+        let _ = writeln!(text, "{suite:<8} {passed:>7} {failed:>7} {seconds:>8.1}{note}");
     }
     text
 }

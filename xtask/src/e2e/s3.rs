@@ -51,9 +51,7 @@ fn upload(server: &Server, images: &[Image]) -> Result<()> {
 
 /// Whether a file of the folder of a disk is one that Carreto reads.
 fn is_image_or_part(base: &str) -> bool {
-    let is_content = Path::new(base)
-        .extension()
-        .is_some_and(|end| end == "content");
+    let is_content = Path::new(base).extension().is_some_and(|end| end == "content");
     base != "disk" && !is_content
 }
 

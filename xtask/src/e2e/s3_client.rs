@@ -34,9 +34,7 @@ impl Client {
         let host = url.trim_end_matches('/').strip_prefix("http://");
         let host = host.filter(|host| host.contains(':') && !host.contains('/'));
         Ok(Self {
-            host: host
-                .ok_or_else(|| format!("{url:?} is not http://host:port"))?
-                .to_owned(),
+            host: host.ok_or_else(|| format!("{url:?} is not http://host:port"))?.to_owned(),
             credentials,
         })
     }
@@ -173,21 +171,12 @@ mod tests {
     fn hmac_is_that_of_rfc_4231() {
         // Test cases 1, 2 and 6 of RFC 4231.
         let found = hex(&hmac(&[0x0B; 20], b"Hi There"));
-        assert_eq!(
-            found,
-            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
-        );
+        assert_eq!(found, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
         let found = hex(&hmac(b"Jefe", b"what do ya want for nothing?"));
-        assert_eq!(
-            found,
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
+        assert_eq!(found, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
         let long = b"Test Using Larger Than Block-Size Key - Hash Key First";
         let found = hex(&hmac(&[0xAA; 131], long));
-        assert_eq!(
-            found,
-            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
-        );
+        assert_eq!(found, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
     }
 
     #[test]
@@ -202,16 +191,10 @@ mod tests {
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {
         let client = |url: &str| {
-            let credentials = Credentials {
-                key: "k".into(),
-                secret: "s".into(),
-            };
+            let credentials = Credentials { key: "k".into(), secret: "s".into() };
             Client::new(url, credentials).map(|client| client.host)
         };
-        assert_eq!(
-            client("http://127.0.0.1:9000/").expect("good"),
-            "127.0.0.1:9000"
-        );
+        assert_eq!(client("http://127.0.0.1:9000/").expect("good"), "127.0.0.1:9000");
         for bad in ["127.0.0.1:9000", "https://a:1", "http://a", "http://a:1/b"] {
             assert!(client(bad).is_err(), "{bad}");
         }

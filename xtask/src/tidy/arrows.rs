@@ -18,12 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("transfer", &["block", "error"]),
     ("guest", &["block", "error"]),
     ("live", &["block", "transfer", "error"]),
-    (
-        "migrate",
-        &[
-            "formats", "store", "transfer", "guest", "live", "block", "error",
-        ],
-    ),
+    ("migrate", &["formats", "store", "transfer", "guest", "live", "block", "error"]),
     ("cli", &["migrate", "error"]),
     ("server", &["migrate", "error"]),
     (TESTKIT, &["block", "error"]),
@@ -71,15 +66,9 @@ fn short(name: &str) -> &str {
 
 /// Reads the members of the workspace.
 pub(crate) fn read(root: &Path) -> Result<Vec<Crate>> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()?;
-    Ok(metadata
-        .workspace_packages()
-        .into_iter()
-        .map(member)
-        .collect())
+    let metadata =
+        MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
+    Ok(metadata.workspace_packages().into_iter().map(member).collect())
 }
 
 fn member(package: &Package) -> Crate {
@@ -109,21 +98,11 @@ fn check_crate(of: &Crate) -> Vec<Finding> {
         let text = "the table of crates and arrows does not know it";
         return vec![Finding::error(&of.name, text)];
     };
-    let forbidden = of
-        .arrows
-        .iter()
-        .filter(|arrow| !permits(of, allowed, arrow));
+    let forbidden = of.arrows.iter().filter(|arrow| !permits(of, allowed, arrow));
     forbidden
         .map(|arrow| {
-            let kind = if arrow.dev {
-                "dev-dependency"
-            } else {
-                "dependency"
-            };
-            let text = format!(
-                "the {kind} on {} is not an arrow of the architecture",
-                arrow.to
-            );
+            let kind = if arrow.dev { "dev-dependency" } else { "dependency" };
+            let text = format!("the {kind} on {} is not an arrow of the architecture", arrow.to);
             Finding::error(&of.name, text)
         })
         .collect()
@@ -143,19 +122,11 @@ mod tests {
     use super::*;
 
     fn arrow(to: &str, dev: bool) -> Arrow {
-        Arrow {
-            to: to.into(),
-            inside: to.starts_with(PREFIX),
-            dev,
-        }
+        Arrow { to: to.into(), inside: to.starts_with(PREFIX), dev }
     }
 
     fn errors(name: &str, arrows: &[Arrow]) -> usize {
-        let crates = [Crate {
-            name: name.into(),
-            folder: PathBuf::new(),
-            arrows: arrows.to_vec(),
-        }];
+        let crates = [Crate { name: name.into(), folder: PathBuf::new(), arrows: arrows.to_vec() }];
         check(&crates).len()
     }
 
@@ -163,18 +134,13 @@ mod tests {
     fn arrows_of_the_table_pass() {
         let block = [arrow("carreto-error", false), arrow("zerocopy", false)];
         assert_eq!(errors("carreto-block", &block), 0);
-        for below in [
-            "formats", "store", "transfer", "guest", "live", "block", "error",
-        ] {
+        for below in ["formats", "store", "transfer", "guest", "live", "block", "error"] {
             let to = arrow(&format!("carreto-{below}"), false);
             assert_eq!(errors("carreto-migrate", &[to]), 0, "{below}");
         }
         let live = [arrow("carreto-transfer", false)];
         assert_eq!(errors("carreto-live", &live), 0);
-        let cli = [
-            arrow("carreto-migrate", false),
-            arrow("carreto-error", false),
-        ];
+        let cli = [arrow("carreto-migrate", false), arrow("carreto-error", false)];
         assert_eq!(errors("carreto-cli", &cli), 0);
     }
 
@@ -193,11 +159,7 @@ mod tests {
             ("xtask", "carreto-error"),
         ] {
             assert_eq!(errors(from, &[arrow(to, false)]), 1, "{from} to {to}");
-            assert_eq!(
-                errors(from, &[arrow(to, true)]),
-                1,
-                "{from} to {to} in tests"
-            );
+            assert_eq!(errors(from, &[arrow(to, true)]), 1, "{from} to {to} in tests");
         }
     }
 
@@ -218,10 +180,7 @@ mod tests {
 
     #[test]
     fn packages_of_tests_may_use_anything_and_strangers_nothing() {
-        let all = [
-            arrow("carreto-formats", false),
-            arrow("carreto-store", false),
-        ];
+        let all = [arrow("carreto-formats", false), arrow("carreto-store", false)];
         assert_eq!(errors("carreto-tests", &all), 0);
         assert_eq!(errors("carreto-benches", &all), 0);
         assert_eq!(errors("carreto-extra", &[]), 1);

@@ -20,10 +20,7 @@ pub(crate) fn check(name: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let first = text.lines().find(|line| !line.trim().is_empty());
     if !first.is_some_and(|line| line.starts_with("//!")) {
-        findings.push(Finding::error(
-            name,
-            "it does not open with //! and its purpose",
-        ));
+        findings.push(Finding::error(name, "it does not open with //! and its purpose"));
     }
     findings.extend(check_length(name, text.lines().count()));
     match syn::parse_file(text) {
@@ -65,11 +62,7 @@ struct Visitor<'a> {
 
 impl<'a> Visitor<'a> {
     fn new(file: &'a str) -> Self {
-        Self {
-            file,
-            findings: Vec::new(),
-            docs: Vec::new(),
-        }
+        Self { file, findings: Vec::new(), docs: Vec::new() }
     }
 
     fn error(&mut self, span: Span, text: impl Display) {
@@ -125,8 +118,7 @@ impl<'a> Visitor<'a> {
         for comment in comments.filter(|comment| comment.iter().all(|doc| doc.is_empty)) {
             let line = comment.first().map_or(0, |doc| doc.first);
             let place = format!("{}:{line}", self.file);
-            self.findings
-                .push(Finding::error(place, "empty documentation"));
+            self.findings.push(Finding::error(place, "empty documentation"));
         }
         self.findings
     }
@@ -179,10 +171,9 @@ fn doc_text(attribute: &Attribute) -> Option<String> {
         return None;
     };
     match &pair.value {
-        Expr::Lit(ExprLit {
-            lit: Lit::Str(text),
-            ..
-        }) if pair.path.is_ident("doc") => Some(text.value()),
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if pair.path.is_ident("doc") => {
+            Some(text.value())
+        }
         _ => None,
     }
 }
@@ -248,10 +239,7 @@ mod tests {
 
     #[test]
     fn documentation_says_something() {
-        assert_eq!(
-            one("///\nfn f() {}\n"),
-            "error: a.rs:2: empty documentation"
-        );
+        assert_eq!(one("///\nfn f() {}\n"), "error: a.rs:2: empty documentation");
         assert!(one("struct S {\n    ///\n    ///  \n    a: u8,\n}\n").contains(":3:"));
         assert!(texts("///\n/// Good.\nfn f() {}\n").is_empty());
         assert!(texts("/// Good.\n///\nfn f() {}\n").is_empty());

@@ -17,13 +17,7 @@ const MAY_NAME_OUTSIDE: &str = ".ci/run";
 /// The files of the repository, new ones included, relative to `root`.
 pub(crate) fn files(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()?;
     if !output.status.success() {
@@ -48,10 +42,7 @@ pub(crate) fn read(root: &Path, file: &str) -> Result<Option<Vec<u8>>> {
 /// Every crate has a README and a place in the description of the architecture.
 pub(crate) fn check_documents(root: &Path, crates: &[Crate]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for member in crates
-        .iter()
-        .filter(|member| member.is_library_or_command())
-    {
+    for member in crates.iter().filter(|member| member.is_library_or_command()) {
         if !member.folder.join("README.md").is_file() {
             findings.push(Finding::error(&member.name, "it has no README.md"));
         }
@@ -89,9 +80,7 @@ pub(crate) fn check_outside_paths(file: &str, bytes: &[u8]) -> Vec<Finding> {
     let lines = bytes.split(|byte| *byte == b'\n').enumerate();
     lines
         .flat_map(|(index, line)| {
-            let found = OUTSIDE
-                .iter()
-                .filter(|path| leads_outside(line, path.as_bytes()));
+            let found = OUTSIDE.iter().filter(|path| leads_outside(line, path.as_bytes()));
             found.map(move |path| {
                 let place = format!("{file}:{}", index + 1);
                 Finding::error(place, format!("it names {path}, which is outside"))
@@ -139,10 +128,7 @@ mod tests {
     fn a_name_is_whole() {
         assert!(names("the crate `carreto-block` is", "carreto-block"));
         assert!(names("ends with crates/block", "crates/block"));
-        assert!(!names(
-            "carreto-blocks and carreto-block-device",
-            "carreto-block"
-        ));
+        assert!(!names("carreto-blocks and carreto-block-device", "carreto-block"));
         assert!(!names("", "carreto-block"));
     }
 }

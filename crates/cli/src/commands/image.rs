@@ -32,10 +32,7 @@ pub(crate) async fn check(
                 1 => "readable, with 1 warning".to_owned(),
                 _ => format!("readable, with {count} warnings"),
             };
-            print(&format!(
-                "{}\nresult:         {verdict}",
-                describe(&outcome.facts)
-            ))
+            print(&format!("{}\nresult:         {verdict}", describe(&outcome.facts)))
         }
     }
 }
@@ -66,14 +63,9 @@ fn map_line(entry: &MapEntry) -> String {
         MapKind::Compressed => "compressed",
         MapKind::Zero => "zero",
     };
-    let offset = entry
-        .offset
-        .map_or("-".into(), |offset| format!("{offset:#x}"));
+    let offset = entry.offset.map_or("-".into(), |offset| format!("{offset:#x}"));
     let file = entry.file.as_deref().unwrap_or("-");
-    format!(
-        "{:#x} {:#x} {kind} {offset} {file}",
-        entry.start, entry.length
-    )
+    format!("{:#x} {:#x} {kind} {offset} {file}", entry.start, entry.length)
 }
 
 /// `carreto digest`
@@ -114,10 +106,9 @@ pub(crate) async fn compare(
         };
     };
     let error = match difference {
-        Difference::Size(a, b) => Error::new(
-            Kind::Mismatch,
-            format!("the sizes differ: {a} and {b} bytes"),
-        ),
+        Difference::Size(a, b) => {
+            Error::new(Kind::Mismatch, format!("the sizes differ: {a} and {b} bytes"))
+        }
         Difference::Content(at) => {
             Error::new(Kind::Mismatch, "the first difference is here").offset(at)
         }
@@ -136,11 +127,7 @@ fn describe(facts: &ImageFacts) -> String {
         format!("file size:      {}", size(facts.file_size)),
         format!("allocated size: {}", size(facts.allocated_size)),
     ];
-    lines.extend(
-        facts
-            .cluster_size
-            .map(|bytes| format!("cluster size:   {}", show_size(bytes))),
-    );
+    lines.extend(facts.cluster_size.map(|bytes| format!("cluster size:   {}", show_size(bytes))));
     if let Some(backing) = &facts.backing {
         let format = backing.format.unwrap_or("format not recorded");
         lines.push(format!("backing file:   {} ({format})", backing.name));
@@ -149,10 +136,7 @@ fn describe(facts: &ImageFacts) -> String {
         lines.push(format!("{:<15} {value}", format!("{name}:")));
     }
     for warning in &facts.warnings {
-        lines.push(format!(
-            "warning:        {} ({})",
-            warning.text, warning.code
-        ));
+        lines.push(format!("warning:        {} ({})", warning.text, warning.code));
     }
     lines.join("\n")
 }

@@ -3,7 +3,7 @@
 use crate::args::{MigrateArgs, Output, RoleArg, VerifyArg};
 use crate::console::{self, print, print_json};
 use crate::progress::Progress;
-use crate::quantity::{show_duration, show_size};
+use crate::quantity::{show_duration, show_size, whole};
 use crate::settings;
 use carreto_error::{Error, Kind, Result};
 use carreto_migrate::{JobSpec, Plan, Report, Role, Setup, Verify};
@@ -18,14 +18,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let mut spec = job(args);
     if args.dry_run {
-        let plan = carreto_migrate::plan(
-            setup,
-            &JobSpec {
-                confirmed: true,
-                ..spec
-            },
-        )
-        .await?;
+        let plan = carreto_migrate::plan(setup, &JobSpec { confirmed: true, ..spec }).await?;
         return match output {
             Output::Json => print_json(&plan),
             Output::Text => print(&describe_plan(&plan)),
@@ -94,16 +87,11 @@ fn describe(report: &Report) -> String {
         "copied:   {} of data ({} of zeros not transferred), {}/s",
         show_size(copied.data_bytes),
         show_size(copied.zero_bytes),
-        show_size(copied.data_bytes_per_second as u64),
+        show_size(whole(copied.data_bytes_per_second)),
     ));
     if copied.resumed_bytes > 0 {
-        let (resumed, resent) = (
-            show_size(copied.resumed_bytes),
-            show_size(copied.resent_bytes),
-        );
-        lines.push(format!(
-            "resumed:  {resumed} were done before, {resent} sent again"
-        ));
+        let (resumed, resent) = (show_size(copied.resumed_bytes), show_size(copied.resent_bytes));
+        lines.push(format!("resumed:  {resumed} were done before, {resent} sent again"));
     }
     match &report.verify.digest {
         Some(digest) => lines.push(format!(
@@ -121,20 +109,14 @@ fn describe(report: &Report) -> String {
 
 fn describe_plan(plan: &Plan) -> String {
     let mut lines = vec![
-        format!(
-            "image:    {} ({}, {})",
-            plan.image.image, plan.image.format, plan.image.subformat
-        ),
+        format!("image:    {} ({}, {})", plan.image.image, plan.image.format, plan.image.subformat),
         format!("disk:     {} bytes", plan.image.virtual_size),
         format!("target:   {}", plan.target),
         format!("to copy:  {} of data", show_size(plan.data_bytes)),
         format!("verify:   {}", plan.verify),
     ];
     if plan.resumed_bytes > 0 {
-        lines.push(format!(
-            "resumes:  {} are done",
-            show_size(plan.resumed_bytes)
-        ));
+        lines.push(format!("resumes:  {} are done", show_size(plan.resumed_bytes)));
     }
     for warning in &plan.image.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));

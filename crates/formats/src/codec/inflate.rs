@@ -60,11 +60,7 @@ fn stream(wrapping: Wrapping, input: &[u8], output: &mut [u8]) -> Result<Inflate
             return Ok(Inflated::Longer);
         }
         let status = decoder
-            .decompress(
-                &input[read..],
-                &mut output[written..],
-                FlushDecompress::None,
-            )
+            .decompress(&input[read..], &mut output[written..], FlushDecompress::None)
             .map_err(corrupt)?;
         let (now_read, now_written) = (position(decoder.total_in()), position(decoder.total_out()));
         match status {

@@ -70,13 +70,7 @@ mod tests {
     #[test]
     fn frames_follow_each_other_and_anything_follows_them() {
         let skippable = [&[0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
-        let input = [
-            frame(b"one "),
-            frame(b""),
-            skippable,
-            frame(b"two"),
-            b"anything".to_vec(),
-        ];
+        let input = [frame(b"one "), frame(b""), skippable, frame(b"two"), b"anything".to_vec()];
         assert_eq!(outcome(&input.concat(), 7).unwrap(), b"one two");
         assert_eq!(outcome(b"not even a frame", 0).unwrap(), b"");
     }
@@ -102,10 +96,6 @@ mod tests {
             let error = outcome(input, len).unwrap_err();
             assert_eq!(error.kind(), Kind::Corrupt, "{len}: {error}");
         }
-        assert_eq!(
-            outcome(&good, 1000).unwrap(),
-            [7; 1000],
-            "the context recovers"
-        );
+        assert_eq!(outcome(&good, 1000).unwrap(), [7; 1000], "the context recovers");
     }
 }

@@ -27,12 +27,7 @@ pub(super) struct Match {
 
 impl Match {
     fn new(name: &'static str, verdict: Verdict, evidence: impl Into<String>) -> Self {
-        Self {
-            name,
-            evidence: evidence.into(),
-            verdict,
-            at_start: true,
-        }
+        Self { name, evidence: evidence.into(), verdict, at_start: true }
     }
 }
 
@@ -48,14 +43,7 @@ pub(super) fn images(ends: &Ends) -> Vec<Match> {
             Match::new(magic.name, magic.verdict, evidence)
         })
         .collect();
-    let others = [
-        qcow(head),
-        vhd(ends),
-        vmdk_text(head),
-        bzip2(head),
-        dmg(&ends.tail),
-        ovf(head),
-    ];
+    let others = [qcow(head), vhd(ends), vmdk_text(head), bzip2(head), dmg(&ends.tail), ovf(head)];
     list.extend(others.into_iter().flatten());
     list.dedup_by_key(|found| found.name);
     list
@@ -89,10 +77,7 @@ fn vhd(ends: &Ends) -> Option<Match> {
     for len in [512, 511] {
         let at = ends.tail.len().checked_sub(len);
         if at.is_some_and(|at| has(&ends.tail, at, b"conectix")) {
-            return Some(Match {
-                at_start: false,
-                ..read("\"conectix\" in the footer")
-            });
+            return Some(Match { at_start: false, ..read("\"conectix\" in the footer") });
         }
     }
     None
@@ -113,9 +98,7 @@ fn vmdk_text(head: &[u8]) -> Option<Match> {
     if first.starts_with(b"#diskdescriptorfile") {
         return found("the line \"# Disk DescriptorFile\"");
     }
-    let mut code = std::iter::once(first)
-        .chain(lines)
-        .skip_while(|line| line.starts_with(b"#"));
+    let mut code = std::iter::once(first).chain(lines).skip_while(|line| line.starts_with(b"#"));
     let version = code.next().is_some_and(|line| {
         line.starts_with(b"version=") && line.get(8).is_some_and(u8::is_ascii_digit)
     });
@@ -138,10 +121,8 @@ fn bzip2(head: &[u8]) -> Option<Match> {
 
 fn dmg(tail: &[u8]) -> Option<Match> {
     let at = tail.len().checked_sub(512)?;
-    has(tail, at, b"koly").then(|| Match {
-        at_start: false,
-        ..Match::new("DMG", DMG, "\"koly\" in the trailer")
-    })
+    has(tail, at, b"koly")
+        .then(|| Match { at_start: false, ..Match::new("DMG", DMG, "\"koly\" in the trailer") })
 }
 
 fn ovf(head: &[u8]) -> Option<Match> {
@@ -170,9 +151,7 @@ pub(super) fn disk_content(ends: &Ends) -> Option<&'static str> {
 
 /// ISO 9660 and UDF: a volume descriptor in the seventeenth or eighteenth sector of 2048 bytes.
 pub(super) fn is_iso(head: &[u8]) -> bool {
-    [32769, 34817]
-        .into_iter()
-        .any(|at| has(head, at, b"CD001") || has(head, at, b"BEA01"))
+    [32769, 34817].into_iter().any(|at| has(head, at, b"CD001") || has(head, at, b"BEA01"))
 }
 
 /// A master boot record: the mark at the end, four entries whose boot flags are valid, and at

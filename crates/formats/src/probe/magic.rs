@@ -16,10 +16,8 @@ const CONVERT: Verdict = Verdict::Refused {
     kind: Kind::Unsupported,
     remedy: "convert the image to qcow2, vpc (VHD), vmdk or raw first, for example with qemu-img",
 };
-const DECOMPRESS: Verdict = Verdict::Refused {
-    kind: Kind::Unsupported,
-    remedy: "decompress the file first",
-};
+const DECOMPRESS: Verdict =
+    Verdict::Refused { kind: Kind::Unsupported, remedy: "decompress the file first" };
 const UNPACK: Verdict = Verdict::Refused {
     kind: Kind::Unsupported,
     remedy: "unpack the archive first, then migrate the disk image in it",
@@ -30,12 +28,7 @@ const ENCRYPTED: Verdict = Verdict::Refused {
 };
 
 const fn magic(name: &'static str, at: usize, bytes: &'static [u8], verdict: Verdict) -> Magic {
-    Magic {
-        name,
-        at,
-        bytes,
-        verdict,
-    }
+    Magic { name, at, bytes, verdict }
 }
 
 /// All of them. Sources: the specifications for VHD, VHDX, VMDK, LUKS and the compressed files;
@@ -44,12 +37,7 @@ const fn magic(name: &'static str, at: usize, bytes: &'static [u8], verdict: Ver
 pub(super) const MAGICS: &[Magic] = &[
     magic("vmdk", 0, b"KDMV", Verdict::Read(Format::Vmdk)),
     magic("vmdk", 0, b"COWD", Verdict::Read(Format::Vmdk)),
-    magic(
-        "vmdk",
-        0,
-        &0xcafe_babe_u64.to_le_bytes(),
-        Verdict::Read(Format::Vmdk),
-    ),
+    magic("vmdk", 0, &0xcafe_babe_u64.to_le_bytes(), Verdict::Read(Format::Vmdk)),
     magic("VHDX", 0, b"vhdxfile", CONVERT),
     magic("VDI", 64, &0xbeda_107f_u32.to_le_bytes(), CONVERT),
     magic("QED", 0, b"QED\0", CONVERT),

@@ -48,10 +48,7 @@ pub(super) async fn check(image: &Qcow2, limits: &Limits) -> Result<CheckReport>
             refcounts.compare(image, &claims, &mut warnings).await?;
         }
     }
-    Ok(CheckReport {
-        allocated_size: Some(allocated),
-        warnings,
-    })
+    Ok(CheckReport { allocated_size: Some(allocated), warnings })
 }
 
 /// The header and the L1 table, which opening the image has kept apart.
@@ -171,11 +168,7 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let size = layout.cluster_size();
-            if self
-                .claims
-                .as_mut()
-                .is_some_and(|claims| !claims.metadata(table, size))
-            {
+            if self.claims.as_mut().is_some_and(|claims| !claims.metadata(table, size)) {
                 let text =
                     format!("the L1 entry {entry:#018x} points at the header or another table");
                 return Err(place(Error::new(Kind::Corrupt, text)));
@@ -223,8 +216,7 @@ impl<'a> Walk<'a> {
                 let at = slice.piece.offset + (index * width * 8) as u64;
                 let place = |error: Error| error.during("check an L2 table").offset(at);
                 let cluster = layout.cluster(guest, entry[0], bitmap).map_err(place)?;
-                self.cluster(guest, cluster, (entry[0], bitmap), at)
-                    .map_err(place)?;
+                self.cluster(guest, cluster, (entry[0], bitmap), at).map_err(place)?;
             }
             guest += layout.cluster_size();
         }
@@ -242,9 +234,9 @@ impl<'a> Walk<'a> {
         let visible = layout.cluster_size().min(layout.virtual_size - guest);
         match cluster {
             Cluster::Unallocated | Cluster::Zero { reserved: None } => return Ok(()),
-            Cluster::Zero {
-                reserved: Some(offset),
-            } => self.host_cluster(offset, entry, bitmap, at)?,
+            Cluster::Zero { reserved: Some(offset) } => {
+                self.host_cluster(offset, entry, bitmap, at)?;
+            }
             Cluster::Plain { offset } => {
                 self.allocated += visible;
                 self.host_cluster(offset, entry, bitmap, at)?;

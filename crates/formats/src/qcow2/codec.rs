@@ -95,9 +95,7 @@ mod tests {
         let error = codec.decode(&input, 0, &mut output).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         let half = &input[..input.len() / 2];
-        let error = codec
-            .decode(half, 0, &mut output[..text.len()])
-            .unwrap_err();
+        let error = codec.decode(half, 0, &mut output[..text.len()]).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
     }
 }

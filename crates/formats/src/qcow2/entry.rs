@@ -115,19 +115,17 @@ impl Layout {
     /// `Corrupt` or `Truncated`, without a place.
     pub(super) fn cluster(&self, guest: u64, entry: u64, bitmap: u64) -> Result<Cluster> {
         let found = self.meaning(entry, bitmap);
-        let visible = self
-            .cluster_size()
-            .min(self.virtual_size.saturating_sub(guest));
-        found
-            .and_then(|cluster| self.place(cluster, visible).map(|()| cluster))
-            .map_err(|(kind, what)| {
+        let visible = self.cluster_size().min(self.virtual_size.saturating_sub(guest));
+        found.and_then(|cluster| self.place(cluster, visible).map(|()| cluster)).map_err(
+            |(kind, what)| {
                 let text = if self.extended {
                     format!("the L2 entry {entry:#018x} {bitmap:#018x} {what}")
                 } else {
                     format!("the L2 entry {entry:#018x} {what}")
                 };
                 Error::new(kind, text)
-            })
+            },
+        )
     }
 
     fn meaning(&self, entry: u64, bitmap: u64) -> Result<Cluster, Problem> {
@@ -148,9 +146,7 @@ impl Layout {
         }
         match (entry & ZERO != 0, allocated) {
             (true, _) if self.version < 3 => corrupt("has the zero flag, which version 2 reserves"),
-            (true, _) => Ok(Cluster::Zero {
-                reserved: allocated.then_some(offset),
-            }),
+            (true, _) => Ok(Cluster::Zero { reserved: allocated.then_some(offset) }),
             (false, true) => Ok(Cluster::Plain { offset }),
             (false, false) => Ok(Cluster::Unallocated),
         }
@@ -175,15 +171,10 @@ impl Layout {
         match cluster {
             Cluster::Unallocated
             | Cluster::Zero { reserved: None }
-            | Cluster::Sub {
-                offset: 0, data: 0, ..
-            } => Ok(()),
-            Cluster::Zero {
-                reserved: Some(offset),
+            | Cluster::Sub { offset: 0, data: 0, .. } => Ok(()),
+            Cluster::Zero { reserved: Some(offset) } | Cluster::Sub { offset, data: 0, .. } => {
+                self.aligned(offset)
             }
-            | Cluster::Sub {
-                offset, data: 0, ..
-            } => self.aligned(offset),
             Cluster::Plain { offset } => {
                 self.aligned(offset)?;
                 self.inside(offset + visible)
@@ -247,16 +238,10 @@ fn subclusters(entry: u64, offset: u64, allocated: bool, bitmap: u64) -> Result<
     match (allocated, data, zero) {
         (false, 0, 0) => Ok(Cluster::Unallocated),
         (false, 0, u32::MAX) => Ok(Cluster::Zero { reserved: None }),
-        (false, 0, _) => Ok(Cluster::Sub {
-            offset: 0,
-            data: 0,
-            zero,
-        }),
+        (false, 0, _) => Ok(Cluster::Sub { offset: 0, data: 0, zero }),
         (false, ..) => corrupt("has allocated subclusters but no cluster"),
         (true, u32::MAX, _) => Ok(Cluster::Plain { offset }),
-        (true, _, u32::MAX) => Ok(Cluster::Zero {
-            reserved: Some(offset),
-        }),
+        (true, _, u32::MAX) => Ok(Cluster::Zero { reserved: Some(offset) }),
         (true, ..) => Ok(Cluster::Sub { offset, data, zero }),
     }
 }

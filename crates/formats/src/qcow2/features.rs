@@ -50,17 +50,10 @@ impl Features {
         if unknown == 0 {
             return Ok(());
         }
-        let list: Vec<String> = (0..64)
-            .filter(|bit| unknown >> bit & 1 == 1)
-            .map(|bit| describe(bit, names))
-            .collect();
-        let text = format!(
-            "the image needs features that are not known: {}",
-            list.join(", ")
-        );
-        Err(Error::new(Kind::Unsupported, text)
-            .during("read the qcow2 header")
-            .offset(72))
+        let list: Vec<String> =
+            (0..64).filter(|bit| unknown >> bit & 1 == 1).map(|bit| describe(bit, names)).collect();
+        let text = format!("the image needs features that are not known: {}", list.join(", "));
+        Err(Error::new(Kind::Unsupported, text).during("read the qcow2 header").offset(72))
     }
 }
 
@@ -74,13 +67,8 @@ fn describe(bit: u8, names: Option<&[u8]>) -> String {
 /// Looks an incompatible bit up in the feature name table: entries of type, bit and 46 bytes of
 /// name, padded with zeros.
 fn name_of(bit: u8, table: &[u8]) -> Option<String> {
-    let entry = table
-        .chunks_exact(48)
-        .find(|entry| entry[0] == 0 && entry[1] == bit)?;
+    let entry = table.chunks_exact(48).find(|entry| entry[0] == 0 && entry[1] == bit)?;
     let text = entry[2..].split(|byte| *byte == 0).next()?;
-    let clean: String = String::from_utf8_lossy(text)
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect();
+    let clean: String = String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect();
     (!clean.is_empty()).then_some(clean)
 }

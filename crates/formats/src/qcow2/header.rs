@@ -55,9 +55,7 @@ pub(super) struct Header {
 
 /// An error about the header, found at byte `at` of the file.
 pub(super) fn broken(kind: Kind, at: u64, text: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(kind, text)
-        .during("read the qcow2 header")
-        .offset(at)
+    Error::new(kind, text).during("read the qcow2 header").offset(at)
 }
 
 impl Header {
@@ -103,19 +101,13 @@ impl Header {
             version,
             cluster_bits,
             virtual_size: field::be64(head, 24)?,
-            l1: TableRef {
-                offset: field::be64(head, 40)?,
-                entries: field::be32(head, 36)?,
-            },
+            l1: TableRef { offset: field::be64(head, 40)?, entries: field::be32(head, 36)? },
             refcounts: RefcountRef {
                 offset: field::be64(head, 48)?,
                 clusters: field::be32(head, 56)?,
                 order: refcount_order(head, version)?,
             },
-            snapshots: TableRef {
-                offset: field::be64(head, 64)?,
-                entries: field::be32(head, 60)?,
-            },
+            snapshots: TableRef { offset: field::be64(head, 64)?, entries: field::be32(head, 60)? },
             features,
             compression: compression(head, length, features)?,
             backing,
@@ -130,11 +122,7 @@ impl Header {
 
     /// How many guest bytes one L2 table describes.
     pub(super) const fn l1_span_bits(&self) -> u32 {
-        let entry_bits = if self.features.has(features::EXTENDED_L2) {
-            4
-        } else {
-            3
-        };
+        let entry_bits = if self.features.has(features::EXTENDED_L2) { 4 } else { 3 };
         self.cluster_bits * 2 - entry_bits
     }
 
@@ -239,10 +227,7 @@ fn version(head: &[u8]) -> Result<u32> {
 }
 
 fn too_short(head: &[u8]) -> Error {
-    let text = format!(
-        "the file ends inside the header, after {} bytes",
-        head.len()
-    );
+    let text = format!("the file ends inside the header, after {} bytes", head.len());
     broken(Kind::Truncated, head.len() as u64, text)
 }
 

@@ -39,12 +39,7 @@ impl Tables {
     pub(super) fn new(layout: Layout, l1_ref: TableRef) -> Self {
         let slices = index_of(CACHE_BYTES / slice_bytes(&layout));
         let capacity = NonZeroUsize::new(slices).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            layout,
-            l1_ref,
-            l1: OnceLock::new(),
-            cache: Mutex::new(LruCache::sparse(capacity)),
-        }
+        Self { layout, l1_ref, l1: OnceLock::new(), cache: Mutex::new(LruCache::sparse(capacity)) }
     }
 
     /// The L1 entries that the disk needs, read at the first call. Calls that race read it twice.
@@ -99,10 +94,7 @@ impl Tables {
         let before = (start & ((1 << layout.span_bits) - 1)) / span;
         let end = start.saturating_add(span).min(layout.virtual_size);
         Slice {
-            piece: Piece {
-                offset: table + before * len,
-                len,
-            },
+            piece: Piece { offset: table + before * len, len },
             guest: ByteRange::new(start, end).unwrap_or(ByteRange::whole(0)),
         }
     }

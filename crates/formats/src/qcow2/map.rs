@@ -47,11 +47,7 @@ impl Qcow2 {
 
     /// What no table says anything about.
     fn empty(&self) -> Placement {
-        if self.has_backing {
-            Placement::Absent
-        } else {
-            Placement::Zero
-        }
+        if self.has_backing { Placement::Absent } else { Placement::Zero }
     }
 
     fn map_slice(
@@ -71,13 +67,10 @@ impl Qcow2 {
                 break;
             }
             let bitmap = if width == 2 { entry[1] } else { 0 };
-            let cluster = self
-                .layout
-                .cluster(start, entry[0], bitmap)
-                .map_err(|error| {
-                    let at = slice.piece.offset + (index * width * 8) as u64;
-                    error.during("read an L2 table").offset(at)
-                })?;
+            let cluster = self.layout.cluster(start, entry[0], bitmap).map_err(|error| {
+                let at = slice.piece.offset + (index * width * 8) as u64;
+                error.during("read an L2 table").offset(at)
+            })?;
             self.map_cluster(start, cluster, range, list);
             start += step;
         }

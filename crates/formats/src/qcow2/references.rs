@@ -30,10 +30,7 @@ pub(super) fn backing_info(header: &Header) -> Result<Option<BackingInfo>> {
         let text = format!("the backing file {name:?} has the format {recorded:?}");
         Error::new(Kind::Unsupported, text).caused_by(error)
     })?;
-    Ok(Some(BackingInfo {
-        name,
-        format: Some(format),
-    }))
+    Ok(Some(BackingInfo { name, format: Some(format) }))
 }
 
 /// Opens the backing file through `gate`, with all its parents.
@@ -46,22 +43,13 @@ pub(super) async fn open_backing(
     options: &OpenOptions,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
-    let request = OpenRequest {
-        referrer,
-        name: &backing.name,
-        role: ReferenceRole::Backing,
-    };
+    let request = OpenRequest { referrer, name: &backing.name, role: ReferenceRole::Backing };
     let (source, inner) = gate.open(request).await?;
     let format = backing.format.unwrap_or(Format::Raw);
-    crate::open(source, &options.for_reference(format), &inner)
-        .await
-        .map_err(|error| {
-            let text = format!(
-                "the backing file {:?} of {referrer} cannot be read",
-                backing.name
-            );
-            error.wrap(text)
-        })
+    crate::open(source, &options.for_reference(format), &inner).await.map_err(|error| {
+        let text = format!("the backing file {:?} of {referrer} cannot be read", backing.name);
+        error.wrap(text)
+    })
 }
 
 /// Opens the external data file through `gate`, if the image has one.
@@ -81,16 +69,10 @@ pub(super) async fn open_data_file(
         let text = "the guest's data is in another file, which the image does not name";
         let remedy = "convert the image where its data file is known: \
              qemu-img convert -O qcow2 'json:{...,\"data-file\":...}' NEW";
-        return Err(Error::new(Kind::Unsafe, text)
-            .path(referrer)
-            .remedied_by(remedy));
+        return Err(Error::new(Kind::Unsafe, text).path(referrer).remedied_by(remedy));
     };
     let name = text("data file", bytes)?;
-    let request = OpenRequest {
-        referrer,
-        name: &name,
-        role: ReferenceRole::DataFile,
-    };
+    let request = OpenRequest { referrer, name: &name, role: ReferenceRole::DataFile };
     let (source, _) = gate.open(request).await?;
     Ok(Some(source))
 }

@@ -124,10 +124,7 @@ async fn entry(file: &dyn Source, window: &mut Window, at: u64) -> Result<(Snaps
     let fixed = window.bytes(file, at, FIXED_LEN).await?;
     let (id_len, name_len) = (field::be16(fixed, 12)?, field::be16(fixed, 14)?);
     let extra_len = field::be32(fixed, 36)?;
-    let l1 = TableRef {
-        offset: field::be64(fixed, 0)?,
-        entries: field::be32(fixed, 8)?,
-    };
+    let l1 = TableRef { offset: field::be64(fixed, 0)?, entries: field::be32(fixed, 8)? };
     if extra_len > MAX_EXTRA {
         let text =
             format!("the extra data has {extra_len} bytes, at most {MAX_EXTRA} are possible");
@@ -139,9 +136,7 @@ async fn entry(file: &dyn Source, window: &mut Window, at: u64) -> Result<(Snaps
     let (extra, names) = bytes
         .split_at_checked(extra_len as usize)
         .ok_or_else(|| Error::new(Kind::Internal, "a snapshot entry lies outside its window"))?;
-    let disk_size = (extra.len() >= 16)
-        .then(|| field::be64(extra, 8))
-        .transpose()?;
+    let disk_size = (extra.len() >= 16).then(|| field::be64(extra, 8)).transpose()?;
     let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or(&[])).into_owned();
     let snapshot = Snapshot {
         id: text(names.get(..id_len)),

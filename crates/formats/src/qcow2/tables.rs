@@ -46,9 +46,7 @@ pub(super) async fn read_pieces(file: &dyn Source, pieces: &[Piece]) -> Result<V
         }
         run_of[index] = runs.len() - 1;
     }
-    let jobs = runs
-        .iter()
-        .map(|(start, end)| file.read_vec(*start, index_of(end - start)));
+    let jobs = runs.iter().map(|(start, end)| file.read_vec(*start, index_of(end - start)));
     let buffers = try_join_all(jobs).await?;
     let cut = |(piece, run): (&Piece, &usize)| {
         let start = index_of(piece.offset - runs[*run].0);

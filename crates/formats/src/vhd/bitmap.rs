@@ -47,10 +47,7 @@ mod tests {
     #[test]
     fn bits_beyond_the_disk_do_not_matter() {
         assert!(matches!(Bitmap::new(vec![0xFF, 0xE0, 0], 11), Bitmap::Full));
-        assert!(matches!(
-            Bitmap::new(vec![0xFF, 0xC0, 0], 11),
-            Bitmap::Bits(_)
-        ));
+        assert!(matches!(Bitmap::new(vec![0xFF, 0xC0, 0], 11), Bitmap::Bits(_)));
         assert!(matches!(Bitmap::new(vec![0xFF; 2], 16), Bitmap::Full));
         assert!(matches!(Bitmap::new(vec![0x7F; 2], 16), Bitmap::Bits(_)));
     }

@@ -177,10 +177,7 @@ impl Blocks {
 
     /// The block of an entry, inside the file.
     pub(super) fn block(&self, index: u64, entry: u32) -> Result<Block> {
-        let block = Block {
-            index,
-            at: u64::from(entry) * 512,
-        };
+        let block = Block { index, at: u64::from(entry) * 512 };
         let end = self.place_of(block).end();
         if end > self.data_end {
             let text = format!(
@@ -224,17 +221,12 @@ impl Blocks {
 
     fn known(&self, stretches: &[Stretch]) -> Vec<Option<Arc<Bitmap>>> {
         let mut cache = lock(&self.bitmaps);
-        stretches
-            .iter()
-            .map(|stretch| cache.get(&stretch.block?.index).cloned())
-            .collect()
+        stretches.iter().map(|stretch| cache.get(&stretch.block?.index).cloned()).collect()
     }
 
     fn missing(&self, blocks: impl Iterator<Item = Block>) -> Vec<Block> {
         let cache = lock(&self.bitmaps);
-        blocks
-            .filter(|block| !cache.contains(&block.index))
-            .collect()
+        blocks.filter(|block| !cache.contains(&block.index)).collect()
     }
 
     /// Up to `room` blocks behind `last` that the cached part of the table has.

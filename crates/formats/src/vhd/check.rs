@@ -125,9 +125,7 @@ impl<'a> Walk<'a> {
                  names too"
             );
             let table = self.sparse.header.table().start();
-            self.report
-                .warnings
-                .push(Warning::new("shared_block", text).offset(table));
+            self.report.warnings.push(Warning::new("shared_block", text).offset(table));
         }
         Ok(self.report)
     }

@@ -25,11 +25,7 @@ struct Copy {
 
 impl Copy {
     fn new(at: u64, bytes: &[u8; FOOTER_LEN]) -> Result<Self> {
-        Ok(Self {
-            at,
-            bytes: *bytes,
-            footer: Footer::parse(bytes)?,
-        })
+        Ok(Self { at, bytes: *bytes, footer: Footer::parse(bytes)? })
     }
 
     fn sound(&self) -> Option<&Footer> {
@@ -60,11 +56,7 @@ pub(super) async fn find(file: &dyn Source, options: &OpenOptions) -> Result<Fou
 
 /// A file without any footer was cut, unless what stands behind the footer's copy is still there.
 async fn no_footer(file: &dyn Source) -> Result<Error> {
-    let behind = if file.size() < 520 {
-        [0; 8]
-    } else {
-        file.read_array::<8>(512).await?
-    };
+    let behind = if file.size() < 520 { [0; 8] } else { file.read_array::<8>(512).await? };
     if &behind == HEADER_COOKIE {
         let text = "the signatures of the footer and of its copy at the start are damaged";
         return Ok(Error::new(Kind::Corrupt, text).offset(0));
@@ -113,11 +105,7 @@ fn by_tail(footer: Footer, lead: &Copy, data_end: u64) -> Found {
             }
         }
     }
-    Found {
-        footer,
-        data_end,
-        warnings,
-    }
+    Found { footer, data_end, warnings }
 }
 
 /// The copy holds where the footer is there but damaged. Where it is not there at all the file
@@ -132,11 +120,7 @@ fn by_lead(footer: &Footer, lead: &Copy, tail: &Copy) -> Result<Found> {
     warn_of_checksum(footer, 0, &mut warnings);
     let text = "the footer at the end of the file is damaged; its copy at the start is used";
     warnings.push(Warning::new("footer_damaged", text).offset(tail.at));
-    Ok(Found {
-        footer: footer.clone(),
-        data_end: tail.at,
-        warnings,
-    })
+    Ok(Found { footer: footer.clone(), data_end: tail.at, warnings })
 }
 
 /// Whether `tail` is a damaged copy of `lead`: it has the signature, or the identity, or the
@@ -150,10 +134,7 @@ fn resembles(lead: &[u8; FOOTER_LEN], tail: &[u8; FOOTER_LEN]) -> bool {
 
 fn ignored(footer: &Footer, at: u64, data_end: u64, options: &OpenOptions) -> Result<Found> {
     let Checksum::Bad { stored, computed } = footer.checksum else {
-        return Err(Error::new(
-            Kind::Internal,
-            "a sound footer was taken for a bad one",
-        ));
+        return Err(Error::new(Kind::Internal, "a sound footer was taken for a bad one"));
     };
     let text = format!("footer checksum {stored:#010x} is wrong, expected {computed:#010x}");
     if !options.ignore_checksum {

@@ -12,11 +12,7 @@ pub(super) const FOOTER_LEN: usize = 512;
 /// The signature at the start of a footer.
 pub(super) const COOKIE: &[u8; 8] = b"conectix";
 /// The geometry that stands for "too large for a geometry".
-const MAX_GEOMETRY: Geometry = Geometry {
-    cylinders: 65535,
-    heads: 16,
-    sectors: 255,
-};
+const MAX_GEOMETRY: Geometry = Geometry { cylinders: 65535, heads: 16, sectors: 255 };
 
 /// The identity that a child records of its parent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,11 +80,7 @@ impl Geometry {
 
 impl fmt::Display for Geometry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            cylinders,
-            heads,
-            sectors,
-        } = self;
+        let Self { cylinders, heads, sectors } = self;
         write!(f, "{cylinders}/{heads}/{sectors}")
     }
 }
@@ -205,15 +197,9 @@ impl Footer {
         let by_geometry = matches!(&self.creator, b"vpc " | b"qemu");
         let useless = self.geometry == MAX_GEOMETRY || self.geometry.size() == 0;
         if by_geometry && !useless {
-            return DiskSize {
-                bytes: self.geometry.size(),
-                rule: "geometry",
-            };
+            return DiskSize { bytes: self.geometry.size(), rule: "geometry" };
         }
-        DiskSize {
-            bytes: self.current_size,
-            rule: "current_size",
-        }
+        DiskSize { bytes: self.current_size, rule: "current_size" }
     }
 
     /// Whether geometry and current size disagree by more than the rounding of a geometry, or

@@ -128,10 +128,7 @@ impl Header {
 
     /// The bytes of the bitmap in front of a block: a bit a sector, padded to whole sectors.
     pub(super) fn bitmap_len(&self) -> u32 {
-        self.block_size
-            .div_ceil(512)
-            .div_ceil(8)
-            .next_multiple_of(512)
+        self.block_size.div_ceil(512).div_ceil(8).next_multiple_of(512)
     }
 }
 
@@ -157,9 +154,7 @@ fn locators(table: &[u8; HEADER_LEN]) -> Result<Vec<Locator>> {
             continue;
         }
         let data = ByteRange::from_len(offset, u64::from(len)).ok_or_else(|| {
-            corrupt(format!(
-                "parent locator offset {offset:#x} plus length {len} overflows"
-            ))
+            corrupt(format!("parent locator offset {offset:#x} plus length {len} overflows"))
         })?;
         list.push(Locator { platform, data });
     }

@@ -60,8 +60,7 @@ fn warn_of_size(found: &Found, info: &mut ImageInfo) {
             footer.disk_size().rule,
             footer.creator(),
         );
-        info.warnings
-            .push(Warning::new("size_differs", text).offset(found.data_end));
+        info.warnings.push(Warning::new("size_differs", text).offset(found.data_end));
     }
     if !info.virtual_size.is_multiple_of(512) {
         let text = format!("the size {} is not a multiple of 512", info.virtual_size);

@@ -37,10 +37,7 @@ pub(super) async fn open(
         let text = "it is a differencing disk that does not name its parent";
         return Err(Error::new(Kind::Unsafe, text).remedied_by(REMEDY));
     };
-    info.backing = Some(BackingInfo {
-        name: first.text.clone(),
-        format: Some(Format::Vhd),
-    });
+    info.backing = Some(BackingInfo { name: first.text.clone(), format: Some(Format::Vhd) });
     let (source, inner) = through_gate(file, &names, gate).await?;
     let options = options.for_reference(Format::Vhd);
     let name = source.name().to_owned();
@@ -95,9 +92,7 @@ async fn locator_text(file: &dyn Source, locator: &Locator) -> Result<String> {
     let bytes = file.read_vec(data.start(), len).await?;
     Ok(match platform {
         b"W2ru" | b"W2ku" => utf16(&bytes, u16::from_le_bytes),
-        _ => String::from_utf8_lossy(&bytes)
-            .trim_end_matches('\0')
-            .to_owned(),
+        _ => String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned(),
     })
 }
 
@@ -111,11 +106,7 @@ async fn through_gate(
     let mut refused = None;
     let mut missing = None;
     for name in &candidates(names) {
-        let request = OpenRequest {
-            referrer: file.name(),
-            name,
-            role: ReferenceRole::Parent,
-        };
+        let request = OpenRequest { referrer: file.name(), name, role: ReferenceRole::Parent };
         match gate.open(request).await {
             Ok(opened) => return Ok(opened),
             Err(error) if error.kind() == Kind::Unsafe => refused = refused.or(Some(error)),
@@ -123,14 +114,9 @@ async fn through_gate(
             Err(error) => return Err(error),
         }
     }
-    let all: Vec<_> = names
-        .iter()
-        .map(|name| format!("{:?}", name.text))
-        .collect();
-    let text = format!(
-        "the parent of this differencing disk ({}) cannot be opened",
-        all.join(", ")
-    );
+    let all: Vec<_> = names.iter().map(|name| format!("{:?}", name.text)).collect();
+    let text =
+        format!("the parent of this differencing disk ({}) cannot be opened", all.join(", "));
     Err(match missing.or(refused) {
         Some(error) => error.wrap(text),
         None => Error::new(Kind::Unsafe, text).remedied_by(REMEDY),
@@ -170,11 +156,7 @@ fn path_here(text: &str) -> Option<String> {
 
 fn base_name(text: &str) -> Option<String> {
     let base = text.rsplit(['/', '\\']).next()?;
-    let base = if base.as_bytes().get(1) == Some(&b':') {
-        base.get(2..)?
-    } else {
-        base
-    };
+    let base = if base.as_bytes().get(1) == Some(&b':') { base.get(2..)? } else { base };
     (!matches!(base, "" | "." | "..")).then(|| base.to_owned())
 }
 
@@ -198,10 +180,7 @@ fn compare(header: &Header, parent: &Layer, info: &mut ImageInfo) -> Result<()> 
     }
     let size = parent.image.info().virtual_size;
     if size != info.virtual_size {
-        let text = format!(
-            "the parent has {size} bytes, the disk {}",
-            info.virtual_size
-        );
+        let text = format!("the parent has {size} bytes, the disk {}", info.virtual_size);
         info.warnings.push(Warning::new("parent_size", text));
     }
     Ok(())
@@ -235,13 +214,7 @@ mod tests {
 
     #[test]
     fn the_last_part_of_any_path_is_found() {
-        for name in [
-            "C:\\a\\b.vhd",
-            "\\\\s\\x\\b.vhd",
-            "/a/b.vhd",
-            "c:b.vhd",
-            "b.vhd",
-        ] {
+        for name in ["C:\\a\\b.vhd", "\\\\s\\x\\b.vhd", "/a/b.vhd", "c:b.vhd", "b.vhd"] {
             assert_eq!(base_name(name).as_deref(), Some("b.vhd"), "{name}");
         }
         for name in ["", "..", "a\\..", "C:\\"] {
@@ -251,10 +224,7 @@ mod tests {
 
     #[test]
     fn paths_come_before_last_parts() {
-        let name = |text: &str| Name {
-            text: text.into(),
-            rank: 0,
-        };
+        let name = |text: &str| Name { text: text.into(), rank: 0 };
         let names = [name("..\\p.vhd"), name("D:\\q.vhd"), name("p.vhd")];
         assert_eq!(candidates(&names), ["../p.vhd", "p.vhd", "q.vhd"]);
     }

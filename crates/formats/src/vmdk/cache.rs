@@ -56,10 +56,7 @@ pub(super) struct Cache(Mutex<Inner>);
 
 impl Cache {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Inner {
-            tables: LruCache::unbounded(),
-            weight: 0,
-        }))
+        Self(Mutex::new(Inner { tables: LruCache::unbounded(), weight: 0 }))
     }
 
     pub(super) fn get(&self, key: Key) -> Option<Arc<Table>> {
@@ -92,19 +89,10 @@ mod tests {
     #[test]
     fn the_oldest_tables_go_first() {
         let cache = Cache::new();
-        let key = |number| Key {
-            extent: 0,
-            part: Part::Table(number),
-        };
+        let key = |number| Key { extent: 0, part: Part::Table(number) };
         for number in 0..20_000 {
             let bytes = vec![0; 2048];
-            cache.put(
-                key(number),
-                Table {
-                    bytes,
-                    bounds: Vec::new(),
-                },
-            );
+            cache.put(key(number), Table { bytes, bounds: Vec::new() });
             assert!(cache.get(key(0)).is_some(), "table 0 is used all the time");
         }
         assert!(cache.get(key(1)).is_none());
@@ -113,11 +101,7 @@ mod tests {
         assert!(inner.weight <= CAPACITY);
         assert_eq!(
             inner.weight,
-            inner
-                .tables
-                .iter()
-                .map(|(_, table)| table.weight())
-                .sum::<usize>()
+            inner.tables.iter().map(|(_, table)| table.weight()).sum::<usize>()
         );
     }
 }

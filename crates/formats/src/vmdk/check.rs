@@ -10,10 +10,7 @@ use carreto_error::{Result, ResultExt as _};
 
 /// Checks every extent, one at a time, so that memory does not grow with their number.
 pub(super) async fn disk(pieces: &[Piece], limits: &Limits) -> Result<CheckReport> {
-    let mut report = CheckReport {
-        allocated_size: Some(0),
-        warnings: Vec::new(),
-    };
+    let mut report = CheckReport { allocated_size: Some(0), warnings: Vec::new() };
     for piece in pieces {
         match &piece.body {
             Body::Zero => {}
@@ -48,10 +45,7 @@ impl Oddity {
 
     fn report(&self, code: &'static str, what: &str, list: &mut Vec<Warning>) {
         if self.count > 0 && list.len() < 64 {
-            let text = format!(
-                "{} {what}, the first at guest byte {}",
-                self.count, self.first
-            );
+            let text = format!("{} {what}, the first at guest byte {}", self.count, self.first);
             list.push(Warning::new(code, text));
         }
     }
@@ -122,10 +116,7 @@ impl<'a> Walk<'a> {
         if let Some(redundant) = layout.redundant {
             self.regions.add(redundant, directory_len)?;
         }
-        let mut index = self
-            .tables
-            .next_used(Copy::Primary, 0, layout.tables)
-            .await?;
+        let mut index = self.tables.next_used(Copy::Primary, 0, layout.tables).await?;
         while index < layout.tables {
             match self.tables.table_offset(Copy::Primary, index).await {
                 Ok(Some(offset)) => self.regions.add(offset, layout.table_len())?,
@@ -133,10 +124,7 @@ impl<'a> Walk<'a> {
                 Err(error) if is_damage(&error) && layout.redundant.is_some() => {}
                 Err(error) => return Err(error),
             }
-            index = self
-                .tables
-                .next_used(Copy::Primary, index + 1, layout.tables)
-                .await?;
+            index = self.tables.next_used(Copy::Primary, index + 1, layout.tables).await?;
         }
         self.regions.sort()
     }
@@ -204,11 +192,7 @@ impl<'a> Walk<'a> {
             };
             let start = index * self.layout.span() + slot * self.layout.grain;
             let needed = self.layout.needed(start);
-            let len = if self.layout.codec.is_some() {
-                SECTOR
-            } else {
-                needed
-            };
+            let len = if self.layout.codec.is_some() { SECTOR } else { needed };
             if let Some(region) = self.regions.overlapping(offset, len) {
                 let text = format!(
                     "entry {slot} of grain table {index} (guest byte {start}) names a grain at \
@@ -312,11 +296,7 @@ struct Seen {
 
 impl Seen {
     fn new(layout: &Layout, file_size: u64, memory: u64) -> Self {
-        let unit = if layout.codec.is_some() {
-            SECTOR
-        } else {
-            layout.grain
-        };
+        let unit = if layout.codec.is_some() { SECTOR } else { layout.grain };
         let words = (file_size / unit / 64).saturating_add(1);
         let bits = (words.saturating_mul(8) <= memory)
             .then(|| usize::try_from(words).ok())
@@ -331,9 +311,7 @@ impl Seen {
             return false;
         };
         let at = offset / self.unit;
-        let word = usize::try_from(at / 64)
-            .ok()
-            .and_then(|at| bits.get_mut(at));
+        let word = usize::try_from(at / 64).ok().and_then(|at| bits.get_mut(at));
         let Some(word) = word else { return false };
         let bit = 1 << (at % 64);
         let seen = *word & bit != 0;

@@ -57,9 +57,7 @@ impl Decode for Marked {
 
     fn decode(&self, input: &[u8], tag: u64, output: &mut [u8]) -> Result<()> {
         let tag = Tag::unpack(tag);
-        let marker = input
-            .get(..MARKER_LEN)
-            .ok_or_else(|| short(tag, MARKER_LEN, input.len()))?;
+        let marker = input.get(..MARKER_LEN).ok_or_else(|| short(tag, MARKER_LEN, input.len()))?;
         let len = marker_len(marker, tag.lba, output.len())?;
         let data = input
             .get(MARKER_LEN..MARKER_LEN + len)
@@ -80,10 +78,7 @@ impl Decode for Bare {
 
 /// The length that a grain marker announces for a grain of `grain` bytes at sector `lba`.
 pub(super) fn marker_len(marker: &[u8], lba: u64, grain: usize) -> Result<usize> {
-    let (found, size) = (
-        crate::field::le64(marker, 0)?,
-        crate::field::le32(marker, 8)?,
-    );
+    let (found, size) = (crate::field::le64(marker, 0)?, crate::field::le32(marker, 8)?);
     if size == 0 {
         return Err(corrupt("the grain's marker announces no data"));
     }
@@ -119,10 +114,7 @@ fn fill(data: &[u8], tag: Tag, output: &mut [u8]) -> Result<()> {
             Ok(())
         }
         Inflated::Short(len) => {
-            let text = format!(
-                "the grain decodes to {len} bytes, expected {}",
-                output.len()
-            );
+            let text = format!("the grain decodes to {len} bytes, expected {}", output.len());
             Err(corrupt(text))
         }
         Inflated::Longer => {

@@ -79,10 +79,8 @@ impl Cowd {
         }
         let directory = u64::from(self.directory) * SECTOR;
         if directory < LEN {
-            let text = format!(
-                "the grain directory at sector {} overlaps the header",
-                self.directory
-            );
+            let text =
+                format!("the grain directory at sector {} overlaps the header", self.directory);
             return Err(corrupt(text).offset(20));
         }
         inside("the grain directory", directory, tables * 4, file_size)?;

@@ -50,10 +50,7 @@ impl Descriptor {
     /// # Errors
     /// `Corrupt`, naming the line; `Limit` for too many extents or too long a text.
     pub(super) fn parse_file(bytes: &[u8]) -> Result<Self> {
-        let end = bytes
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if let Some(at) = bytes[..end].iter().position(|byte| *byte == 0) {
             return Err(corrupt("the descriptor has a zero byte in its text").offset(at as u64));
         }
@@ -76,10 +73,7 @@ impl Descriptor {
     /// # Errors
     /// As [`Self::parse_file`].
     pub(super) fn parse_embedded(bytes: &[u8]) -> Result<Self> {
-        let end = bytes
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(bytes.len());
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         let descriptor = Self::parse(&bytes[..end])?;
         if descriptor.create_type.is_empty() && descriptor.extents.is_empty() {
             let text = "the place of the embedded descriptor holds none";
@@ -227,9 +221,7 @@ fn key_value(line: &[u8]) -> Option<(String, &[u8])> {
         return None;
     }
     let value = line[at + 1..].trim_ascii();
-    let unquoted = value
-        .strip_prefix(b"\"")
-        .and_then(|value| value.strip_suffix(b"\""));
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
     let key = String::from_utf8_lossy(key).to_ascii_lowercase();
     Some((key, unquoted.unwrap_or(value)))
 }
@@ -238,15 +230,10 @@ fn hex(value: &[u8], what: &str) -> Result<u32> {
     let text = String::from_utf8_lossy(value);
     let digits = text.trim();
     let sound = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    sound
-        .then(|| u32::from_str_radix(digits, 16).ok())
-        .flatten()
-        .ok_or_else(|| {
-            let shown: String = digits.chars().take(40).collect();
-            corrupt(format!(
-                "{what} is {shown:?}, expected up to 8 hexadecimal digits"
-            ))
-        })
+    sound.then(|| u32::from_str_radix(digits, 16).ok()).flatten().ok_or_else(|| {
+        let shown: String = digits.chars().take(40).collect();
+        corrupt(format!("{what} is {shown:?}, expected up to 8 hexadecimal digits"))
+    })
 }
 
 fn set(field: &mut Option<u32>, value: u32, what: &str) -> Result<()> {
@@ -276,10 +263,7 @@ mod tests {
         assert_eq!(it.extents.len(), 2);
         assert_eq!(it.parent().unwrap(), None);
         assert_eq!(it.details, [("adapter_type", "ide".to_owned())]);
-        assert_eq!(
-            it.file_name(&it.extents[0]).unwrap().as_deref(),
-            Some("a.vmdk")
-        );
+        assert_eq!(it.file_name(&it.extents[0]).unwrap().as_deref(), Some("a.vmdk"));
         assert!(looks_like_one(GOOD.as_bytes()));
         assert!(looks_like_one(b"version=1\ncreateType=\"x\"\n"));
         assert!(!looks_like_one(b"#!/bin/sh\n"));
@@ -292,10 +276,7 @@ mod tests {
             (GOOD.replace("CREATETYPE", "Type"), Kind::Corrupt),
             (GOOD.replace("0000abcd", "xyz"), Kind::Corrupt),
             (GOOD.replace("0000abcd", "123456789"), Kind::Corrupt),
-            (
-                GOOD.replace("monolithicFlat", &"A".repeat(65)),
-                Kind::Corrupt,
-            ),
+            (GOOD.replace("monolithicFlat", &"A".repeat(65)), Kind::Corrupt),
             (GOOD.replace("version=1", "ver\0sion=1"), Kind::Corrupt),
             (format!("{GOOD}CID=1\n"), Kind::Corrupt),
             (format!("{GOOD}{}", "RW 1 ZERO\n".repeat(5000)), Kind::Limit),
@@ -310,17 +291,12 @@ mod tests {
     #[test]
     fn parents() {
         let parent = |from: &str, to: &str| {
-            Descriptor::parse_file(GOOD.replace(from, to).as_bytes())
-                .unwrap()
-                .parent()
+            Descriptor::parse_file(GOOD.replace(from, to).as_bytes()).unwrap().parent()
         };
         let error = parent("ffffffff", "12345678").unwrap_err();
         assert_eq!(error.kind(), Kind::Unsafe);
         let named = "12345678\r\nparentFileNameHint=\"b.vmdk\"";
-        assert_eq!(
-            parent("ffffffff", named).unwrap(),
-            Some((0x1234_5678, "b.vmdk".into()))
-        );
+        assert_eq!(parent("ffffffff", named).unwrap(), Some((0x1234_5678, "b.vmdk".into())));
         let error = parent("parentCID=ffffffff", "parentFileNameHint=\"b.vmdk\"").unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
     }

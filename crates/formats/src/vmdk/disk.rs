@@ -40,12 +40,7 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn new() -> Self {
-        Self {
-            files: Vec::new(),
-            pieces: Vec::new(),
-            cache: Arc::new(Cache::new()),
-            size: 0,
-        }
+        Self { files: Vec::new(), pieces: Vec::new(), cache: Arc::new(Cache::new()), size: 0 }
     }
 
     /// Appends an extent of `len` bytes.
@@ -86,11 +81,7 @@ impl Disk {
             info,
             files: parts.files,
             pieces: parts.pieces,
-            absent: if has_parent {
-                Placement::Absent
-            } else {
-                Placement::Zero
-            },
+            absent: if has_parent { Placement::Absent } else { Placement::Zero },
         }
     }
 
@@ -102,12 +93,7 @@ impl Disk {
         list: &mut Vec<Extent>,
     ) -> Result<()> {
         let base = piece.range.start();
-        let mut answer = Answer {
-            list,
-            limit,
-            base,
-            absent: self.absent,
-        };
+        let mut answer = Answer { list, limit, base, absent: self.absent };
         let own = ByteRange::new(range.start() - base, range.end() - base)
             .ok_or_else(|| Error::new(Kind::Internal, "a piece runs backwards"))?;
         match &piece.body {
@@ -132,9 +118,7 @@ impl Source for Disk {
         let mut todo = self.check_range(range.start(), range.len())?;
         let limit = limit.max(1);
         let mut list = Vec::new();
-        let first = self
-            .pieces
-            .partition_point(|piece| piece.range.end() <= range.start());
+        let first = self.pieces.partition_point(|piece| piece.range.end() <= range.start());
         for piece in &self.pieces[first..] {
             let (here, after) = todo.split_at(piece.range.end());
             if here.is_empty() {
@@ -159,9 +143,7 @@ impl Source for Disk {
     }
 
     fn hint(&self) -> ReadHint {
-        self.files
-            .first()
-            .map_or(ReadHint::LOCAL, |file| file.hint())
+        self.files.first().map_or(ReadHint::LOCAL, |file| file.hint())
     }
 
     async fn stamp(&self) -> Result<Stamp> {

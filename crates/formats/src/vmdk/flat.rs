@@ -26,16 +26,9 @@ impl Flat {
         for extent in self.source.extents(inner, answer.room()).await? {
             let placement = match extent.placement {
                 Placement::Zero | Placement::Absent => Placement::Zero,
-                _ => Placement::Plain {
-                    file: self.file,
-                    offset: extent.range.start(),
-                },
+                _ => Placement::Plain { file: self.file, offset: extent.range.start() },
             };
-            let start = extent
-                .range
-                .start()
-                .checked_sub(self.offset)
-                .ok_or_else(lost)?;
+            let start = extent.range.start().checked_sub(self.offset).ok_or_else(lost)?;
             let own = ByteRange::from_len(start, extent.range.len()).ok_or_else(lost)?;
             answer.push(own.intersect(range), placement)?;
         }

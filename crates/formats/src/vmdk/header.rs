@@ -75,12 +75,7 @@ impl Header {
         }
         let overhead = sectors_to_bytes(self.overhead)
             .ok_or_else(|| corrupt(format!("overHead is {} sectors", self.overhead)).offset(64))?;
-        inside(
-            "the metadata that overHead announces",
-            0,
-            overhead,
-            file_size,
-        )
+        inside("the metadata that overHead announces", 0, overhead, file_size)
     }
 
     fn check_version(&self) -> Result<()> {
@@ -108,10 +103,8 @@ impl Header {
             return Err(corrupt(text).offset(20));
         }
         if !self.per_table.is_power_of_two() || self.per_table > 512 {
-            let text = format!(
-                "numGTEsPerGT is {}, expected a power of two up to 512",
-                self.per_table
-            );
+            let text =
+                format!("numGTEsPerGT is {}, expected a power of two up to 512", self.per_table);
             return Err(corrupt(text).offset(44));
         }
         if self.capacity == 0 {
@@ -127,10 +120,8 @@ impl Header {
         }
         let table = self.tables().saturating_mul(4);
         if table > limits.max_table {
-            let text = format!(
-                "the grain directory takes {table} bytes, more than {}",
-                limits.max_table
-            );
+            let text =
+                format!("the grain directory takes {table} bytes, more than {}", limits.max_table);
             return Err(Error::new(Kind::Limit, text).offset(12));
         }
         if self.compression == 1 && self.grain > Codec::MAX_GRAIN / SECTOR {
@@ -177,10 +168,7 @@ impl Header {
 
     /// The same header with the directory at this sector.
     pub(super) fn with_directory(&self, sector: u64) -> Self {
-        Self {
-            directory: sector,
-            ..self.clone()
-        }
+        Self { directory: sector, ..self.clone() }
     }
 
     /// Whether `footer` describes the same disk: everything else could make one reader see
@@ -218,9 +206,7 @@ impl Header {
     pub(super) fn layout(&self, file_size: u64, warnings: &mut Vec<Warning>) -> Result<Layout> {
         let directory = self.directory_offset("gdOffset", self.directory, 56, file_size)?;
         Ok(Layout {
-            entries: Entries::Hosted {
-                zeros: self.flags & ZERO_ENTRIES != 0,
-            },
+            entries: Entries::Hosted { zeros: self.flags & ZERO_ENTRIES != 0 },
             capacity: self.capacity(),
             grain: self.grain(),
             per_table: u64::from(self.per_table),
@@ -228,17 +214,14 @@ impl Header {
             directory,
             redundant: self.redundant_offset(directory, file_size, warnings),
             descriptor: None,
-            codec: self.compressed().then_some(Codec {
-                markers: self.flags & MARKERS != 0,
-            }),
+            codec: self.compressed().then_some(Codec { markers: self.flags & MARKERS != 0 }),
             header_len: SECTOR,
         })
     }
 
     fn directory_offset(&self, name: &str, sector: u64, field: u64, size: u64) -> Result<u64> {
-        let offset = sectors_to_bytes(sector)
-            .filter(|offset| *offset >= SECTOR)
-            .ok_or_else(|| {
+        let offset =
+            sectors_to_bytes(sector).filter(|offset| *offset >= SECTOR).ok_or_else(|| {
                 corrupt(format!("{name} is sector {sector}, no place for a table")).offset(field)
             })?;
         inside("the grain directory", offset, self.tables() * 4, size)?;

@@ -124,11 +124,7 @@ impl Layout {
         }
         let offset = match self.entries {
             Entries::Hosted { .. } | Entries::Cowd => raw * SECTOR,
-            Entries::SeSparse {
-                tables,
-                table_count,
-                ..
-            } => {
+            Entries::SeSparse { tables, table_count, .. } => {
                 let index = raw & 0xffff_ffff;
                 if raw >> 32 != 0x1000_0000 || index >= table_count {
                     let text = format!(
@@ -154,11 +150,7 @@ impl Layout {
             _ if raw == 0 => return Ok(Grain::Absent),
             Entries::Hosted { zeros: true } if raw == 1 => return Ok(Grain::Zero),
             Entries::Hosted { .. } | Entries::Cowd => raw * SECTOR,
-            Entries::SeSparse {
-                grains,
-                grain_count,
-                ..
-            } => match se_sparse_index(raw)? {
+            Entries::SeSparse { grains, grain_count, .. } => match se_sparse_index(raw)? {
                 None => return Ok(Grain::Zero),
                 Some(index) if index < grain_count => grains + index * self.grain,
                 Some(index) => {
@@ -168,9 +160,7 @@ impl Layout {
             },
         };
         if offset < self.header_len || (raw == 1 && self.width() == 4) {
-            return Err(corrupt(format!(
-                "a grain at sector {raw} overlaps the header"
-            )));
+            return Err(corrupt(format!("a grain at sector {raw} overlaps the header")));
         }
         let len = if self.codec.is_some() { 16 } else { needed };
         inside("a grain", offset, len, file_size)?;
@@ -184,9 +174,7 @@ impl Layout {
 fn se_sparse_index(raw: u64) -> Result<Option<u64>> {
     match raw >> 60 {
         1 | 2 => Ok(None),
-        3 => Ok(Some(
-            ((raw >> 48) & 0xfff) | ((raw & 0xffff_ffff_ffff) << 12),
-        )),
+        3 => Ok(Some(((raw >> 48) & 0xfff) | ((raw & 0xffff_ffff_ffff) << 12))),
         other => {
             let text = format!("a table entry is {raw:#x}: its type is {other}, expected 0 to 3");
             Err(corrupt(text))

@@ -69,26 +69,13 @@ pub(super) fn parse(line: &[u8]) -> Result<Option<ExtentLine>> {
         b"ZERO" => (ExtentType::Zero, Some(0)),
         b"VMFSRDM" | b"VMFSRAW" => (ExtentType::Device, Some(0)),
         other => {
-            let text = format!(
-                "the extent type {:?} is unknown",
-                String::from_utf8_lossy(other)
-            );
+            let text = format!("the extent type {:?} is unknown", String::from_utf8_lossy(other));
             return Err(Error::new(Kind::Unsupported, text));
         }
     };
     let (name, tail) = name(rest, kind)?;
-    let offset = if kind == ExtentType::Device {
-        0
-    } else {
-        offset(tail, default_offset)?
-    };
-    Ok(Some(ExtentLine {
-        access,
-        sectors,
-        kind,
-        name,
-        offset,
-    }))
+    let offset = if kind == ExtentType::Device { 0 } else { offset(tail, default_offset)? };
+    Ok(Some(ExtentLine { access, sectors, kind, name, offset }))
 }
 
 /// `rw = …` is a key that happens to be called like an access mode.
@@ -99,10 +86,7 @@ fn access_is_key(second: &[u8], rest: &[u8]) -> bool {
 /// The first word of `text` and what follows it.
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let text = text.trim_ascii_start();
-    let end = text
-        .iter()
-        .position(u8::is_ascii_whitespace)
-        .unwrap_or(text.len());
+    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -112,11 +96,7 @@ fn number(digits: &[u8], what: &str) -> Result<u64> {
     all_digits
         .then(|| shown.parse().ok())
         .flatten()
-        .ok_or_else(|| {
-            corrupt(format!(
-                "{what} of an extent is {shown:?}, expected a number"
-            ))
-        })
+        .ok_or_else(|| corrupt(format!("{what} of an extent is {shown:?}, expected a number")))
 }
 
 /// The quoted name, which may hold quotes itself, and what follows it.
@@ -131,9 +111,7 @@ fn name(rest: &[u8], kind: ExtentType) -> Result<(Option<Vec<u8>>, &[u8])> {
         return Err(corrupt("an extent names no file in quotes"));
     };
     let Some(end) = quoted.iter().rposition(|byte| *byte == b'"') else {
-        return Err(corrupt(
-            "the quote before the name of an extent is not closed",
-        ));
+        return Err(corrupt("the quote before the name of an extent is not closed"));
     };
     let (name, tail) = (&quoted[..end], &quoted[end + 1..]);
     let name = (kind != ExtentType::Zero).then(|| name.to_vec());
@@ -188,14 +166,7 @@ mod tests {
                 Some("a b.vmdk"),
                 0,
             ),
-            (
-                "RDONLY 9 SESPARSE \"x\"",
-                Access::ReadOnly,
-                9,
-                ExtentType::Sparse,
-                Some("x"),
-                0,
-            ),
+            ("RDONLY 9 SESPARSE \"x\"", Access::ReadOnly, 9, ExtentType::Sparse, Some("x"), 0),
             (
                 "RW 9 VMFS \"x-flat.vmdk\"",
                 Access::ReadWrite,
@@ -212,22 +183,8 @@ mod tests {
                 Some("x-flat.vmdk"),
                 0,
             ),
-            (
-                "NOACCESS 7 ZERO",
-                Access::None,
-                7,
-                ExtentType::Zero,
-                None,
-                0,
-            ),
-            (
-                "RW\t7   ZERO   ",
-                Access::ReadWrite,
-                7,
-                ExtentType::Zero,
-                None,
-                0,
-            ),
+            ("NOACCESS 7 ZERO", Access::None, 7, ExtentType::Zero, None, 0),
+            ("RW\t7   ZERO   ", Access::ReadWrite, 7, ExtentType::Zero, None, 0),
             (
                 "RW 5 FLAT \"say \"hi\" 3.vmdk\" 0",
                 Access::ReadWrite,
@@ -239,11 +196,7 @@ mod tests {
         ];
         for (text, access, sectors, kind, name, offset) in cases {
             let line = parse(text.as_bytes()).unwrap().expect(text);
-            assert_eq!(
-                (line.access, line.sectors, line.kind),
-                (access, sectors, kind),
-                "{text}"
-            );
+            assert_eq!((line.access, line.sectors, line.kind), (access, sectors, kind), "{text}");
             assert_eq!(line.name.as_deref(), name.map(str::as_bytes), "{text}");
             assert_eq!(line.offset, offset, "{text}");
         }
@@ -275,10 +228,7 @@ mod tests {
                 continue;
             }
             let kind = result.expect_err(text).kind();
-            assert!(
-                matches!(kind, Kind::Corrupt | Kind::Unsupported),
-                "{text}: {kind:?}"
-            );
+            assert!(matches!(kind, Kind::Corrupt | Kind::Unsupported), "{text}: {kind:?}");
         }
         let error = parse(b"RW 5 VMFSNEW \"a\"").unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);

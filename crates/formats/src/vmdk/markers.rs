@@ -26,9 +26,7 @@ pub(super) struct Markers {
 impl Markers {
     pub(super) fn new(layout: &Layout, file_size: u64) -> Self {
         let marked = layout.codec.is_some_and(|codec| codec.markers);
-        Self {
-            list: (marked && file_size <= MAX_FILE).then(Vec::new),
-        }
+        Self { list: (marked && file_size <= MAX_FILE).then(Vec::new) }
     }
 
     pub(super) fn note(&mut self, offset: u64, start: u64) {

@@ -75,35 +75,17 @@ mod tests {
     #[test]
     fn encodings() {
         assert_eq!(decode(b"plain.vmdk", Some("GBK")).unwrap(), "plain.vmdk");
-        assert_eq!(
-            decode(b"\x80\xe9.vmdk", Some("windows-1252")).unwrap(),
-            "€é.vmdk"
-        );
-        assert_eq!(
-            decode("é.vmdk".as_bytes(), Some("UTF-8")).unwrap(),
-            "é.vmdk"
-        );
+        assert_eq!(decode(b"\x80\xe9.vmdk", Some("windows-1252")).unwrap(), "€é.vmdk");
+        assert_eq!(decode("é.vmdk".as_bytes(), Some("UTF-8")).unwrap(), "é.vmdk");
         assert_eq!(decode("é.vmdk".as_bytes(), None).unwrap(), "é.vmdk");
         let error = decode(b"\x83\x65.vmdk", Some("Shift_JIS")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert_eq!(
-            decode(b"\x81", Some("windows-1252")).unwrap_err().kind(),
-            Kind::Unsupported
-        );
+        assert_eq!(decode(b"\x81", Some("windows-1252")).unwrap_err().kind(), Kind::Unsupported);
     }
 
     #[test]
     fn only_names_in_the_same_directory_are_plain() {
-        for bad in [
-            "",
-            ".",
-            "..",
-            "/etc/passwd",
-            "a/b",
-            "..\\a",
-            "\\\\.\\PhysicalDrive0",
-            "a\nb",
-        ] {
+        for bad in ["", ".", "..", "/etc/passwd", "a/b", "..\\a", "\\\\.\\PhysicalDrive0", "a\nb"] {
             assert!(not_plain(bad).is_some(), "{bad:?}");
         }
         assert_eq!(not_plain("disk-s001.vmdk"), None);

@@ -31,12 +31,7 @@ pub(super) async fn open(
     gate: &OpenGate,
 ) -> Result<Opened> {
     let name = file.name().to_owned();
-    let opening = Opening {
-        file,
-        options,
-        gate,
-        warnings: Vec::new(),
-    };
+    let opening = Opening { file, options, gate, warnings: Vec::new() };
     opening.run().await.or_path(&name)
 }
 
@@ -73,21 +68,14 @@ impl Opening<'_> {
         drop(text);
         refuse_kind(&descriptor, false)?;
         self.compare(&descriptor, &header)?;
-        let default = if header.compressed() {
-            "streamOptimized"
-        } else {
-            "monolithicSparse"
-        };
+        let default = if header.compressed() { "streamOptimized" } else { "monolithicSparse" };
         let parent = self.parent(&descriptor).await?;
         let mut layout =
             hosted_layout(self.file.as_ref(), head, self.options, &mut self.warnings).await?;
         layout.descriptor = Some((offset, text_len as u64));
         let details = vec![
             ("header_version", header.version.to_string()),
-            (
-                "compression",
-                if header.compressed() { "zlib" } else { "none" }.to_owned(),
-            ),
+            ("compression", if header.compressed() { "zlib" } else { "none" }.to_owned()),
         ];
         let mut parts = Parts::new();
         parts.files.push(Arc::clone(&self.file));
@@ -143,13 +131,7 @@ impl Opening<'_> {
         let mut parts = Parts::new();
         parts.files.push(Arc::clone(&self.file));
         push_sparse(&mut parts, FileId(0), layout, None)?;
-        self.finish(
-            &Descriptor::default(),
-            "vmfsSparse",
-            parts,
-            None,
-            Vec::new(),
-        )
+        self.finish(&Descriptor::default(), "vmfsSparse", parts, None, Vec::new())
     }
 
     /// A text that names its extents.
@@ -229,11 +211,7 @@ impl Opening<'_> {
     }
 
     fn request<'r>(&'r self, name: &'r str, role: ReferenceRole) -> OpenRequest<'r> {
-        OpenRequest {
-            referrer: self.file.name(),
-            name,
-            role,
-        }
+        OpenRequest { referrer: self.file.name(), name, role }
     }
 
     async fn extent(&mut self, parts: &mut Parts, line: &ExtentLine, id: FileId) -> Result<()> {
@@ -243,14 +221,7 @@ impl Opening<'_> {
             let offset = sectors_to_bytes(line.offset)
                 .ok_or_else(|| corrupt(format!("the extent starts at sector {}", line.offset)))?;
             inside("the extent", offset, len, source.size()).or_path(source.name())?;
-            return parts.push(
-                len,
-                Body::Flat(Flat {
-                    source,
-                    file: id,
-                    offset,
-                }),
-            );
+            return parts.push(len, Body::Flat(Flat { source, file: id, offset }));
         }
         let layout = sparse_layout(source.as_ref(), self.options, &mut self.warnings)
             .await
@@ -267,9 +238,7 @@ impl Opening<'_> {
         let options = self.options.for_reference(Format::Vmdk);
         let opened = Box::pin(open(file, &options, &gate)).await?;
         if opened.cid != Some(cid) {
-            let found = opened
-                .cid
-                .map_or("none".to_owned(), |cid| format!("{cid:08x}"));
+            let found = opened.cid.map_or("none".to_owned(), |cid| format!("{cid:08x}"));
             let text = format!(
                 "the parent {name:?} has the CID {found}, expected {cid:08x}: it was changed \
                  after the child was made, or is another disk"
@@ -283,15 +252,10 @@ impl Opening<'_> {
     /// The parent lies beside the child more often than where the hint says.
     async fn open_parent(&self, name: &str) -> Result<(Arc<dyn Source>, OpenGate)> {
         let beside = names::basename(name);
-        let first = self
-            .gate
-            .open(self.request(beside, ReferenceRole::Parent))
-            .await;
+        let first = self.gate.open(self.request(beside, ReferenceRole::Parent)).await;
         match first {
             Err(error) if beside != name && error.kind() == Kind::NotFound => {
-                self.gate
-                    .open(self.request(name, ReferenceRole::Parent))
-                    .await
+                self.gate.open(self.request(name, ReferenceRole::Parent)).await
             }
             other => other,
         }
@@ -305,9 +269,7 @@ impl Opening<'_> {
         parent: Option<Parent>,
         mut details: Vec<(&'static str, String)>,
     ) -> Result<Opened> {
-        let base_files = parent
-            .as_ref()
-            .map_or(0, |parent| parent.image.files().len());
+        let base_files = parent.as_ref().map_or(0, |parent| parent.image.files().len());
         if parts.files.len() + base_files > MAX_FILES {
             return Err(too_many_files());
         }
@@ -332,11 +294,7 @@ impl Opening<'_> {
             format: Format::Vmdk,
             subformat: subformat.to_owned(),
             virtual_size: parts.size,
-            file_size: parts
-                .files
-                .iter()
-                .map(|file| file.size())
-                .fold(0, u64::saturating_add),
+            file_size: parts.files.iter().map(|file| file.size()).fold(0, u64::saturating_add),
             cluster_size: parts.grain(),
             backing: parent.as_ref().map(|parent| BackingInfo {
                 name: parent.name.clone(),
@@ -369,10 +327,8 @@ fn push_sparse(parts: &mut Parts, file: FileId, layout: Layout, line: Option<u64
     let len = line.unwrap_or(layout.capacity);
     let rounded = len.div_ceil(layout.grain).saturating_mul(layout.grain);
     if layout.capacity != len && layout.capacity != rounded {
-        let text = format!(
-            "the descriptor gives the extent {len} bytes, its header {}",
-            layout.capacity
-        );
+        let text =
+            format!("the descriptor gives the extent {len} bytes, its header {}", layout.capacity);
         return Err(corrupt(text));
     }
     let extent = u32::try_from(parts.pieces.len()).map_err(|_| too_many_files())?;

@@ -44,11 +44,7 @@ pub(super) fn refuse_kind(descriptor: &Descriptor, strict: bool) -> Result<()> {
         let text = format!("createType {shown:?} is unknown");
         return Err(Error::new(Kind::Unsupported, text));
     }
-    if descriptor
-        .extents
-        .iter()
-        .any(|line| line.kind == ExtentType::Device)
-    {
+    if descriptor.extents.iter().any(|line| line.kind == ExtentType::Device) {
         let text = "an extent is a raw device mapping, not an image";
         return Err(Error::new(Kind::Unsupported, text));
     }
@@ -71,8 +67,5 @@ pub(super) fn lone_part(what: &str) -> Error {
 }
 
 pub(super) fn too_many_files() -> Error {
-    Error::new(
-        Kind::Limit,
-        format!("the disk consists of more than {MAX_FILES} files"),
-    )
+    Error::new(Kind::Limit, format!("the disk consists of more than {MAX_FILES} files"))
 }

@@ -36,8 +36,7 @@ pub(super) async fn head(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
 }
 
 pub(super) async fn head_of(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
-    file.read_vec(0, usize::try_from(len).unwrap_or(usize::MAX))
-        .await
+    file.read_vec(0, usize::try_from(len).unwrap_or(usize::MAX)).await
 }
 
 /// Reads the headers of a sparse extent of any layout.

@@ -20,14 +20,11 @@ const TABLE: u64 = 64;
 
 /// Reads the headers of the extent in `file`, whose first sector is `header`.
 pub(super) async fn layout(file: &dyn Source, header: &[u8], limits: &Limits) -> Result<Layout> {
-    let expected = [
-        (8, "version", VERSION),
-        (24, "grain size", GRAIN),
-        (32, "grain table size", TABLE),
-    ]
-    .into_iter()
-    .chain([(40, "flags", 0), (48, "reserved", 0), (56, "reserved", 0)])
-    .chain([(64, "reserved", 0), (72, "reserved", 0)]);
+    let expected =
+        [(8, "version", VERSION), (24, "grain size", GRAIN), (32, "grain table size", TABLE)]
+            .into_iter()
+            .chain([(40, "flags", 0), (48, "reserved", 0), (56, "reserved", 0)])
+            .chain([(64, "reserved", 0), (72, "reserved", 0)]);
     for (offset, name, wanted) in expected {
         let found = le64(header, offset)?;
         if found != wanted {

@@ -89,9 +89,9 @@ impl Sparse {
             let placement = match self.tables.grain(index, &table.bytes, slot)? {
                 Grain::Absent => answer.absent,
                 Grain::Zero => Placement::Zero,
-                Grain::At(offset) => self
-                    .placement(table, slot, offset, piece.start() - skip)?
-                    .advanced(skip),
+                Grain::At(offset) => {
+                    self.placement(table, slot, offset, piece.start() - skip)?.advanced(skip)
+                }
             };
             answer.push(piece, placement)?;
         }
@@ -102,10 +102,7 @@ impl Sparse {
     fn placement(&self, table: &Table, slot: u64, offset: u64, start: u64) -> Result<Placement> {
         let layout = &self.tables.layout;
         let Some(codec) = layout.codec else {
-            return Ok(Placement::Plain {
-                file: self.file,
-                offset,
-            });
+            return Ok(Placement::Plain { file: self.file, offset });
         };
         let len = Tables::bound(table, slot)?;
         let tag = Tag {

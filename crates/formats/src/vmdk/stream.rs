@@ -34,9 +34,7 @@ pub(super) async fn find_directory(
 ) -> Result<Header> {
     let tail_len = file.size().min(TAIL) / SECTOR * SECTOR;
     let tail_at = file.size() / SECTOR * SECTOR - tail_len;
-    let tail = file
-        .read_vec(tail_at, usize::try_from(tail_len).unwrap_or(usize::MAX))
-        .await?;
+    let tail = file.read_vec(tail_at, usize::try_from(tail_len).unwrap_or(usize::MAX)).await?;
     if let Some(footer) = footer_in(&tail) {
         return take_footer(header, footer, file.size(), limits);
     }
@@ -89,9 +87,7 @@ fn take_footer(header: &Header, footer: &[u8], file_size: u64, limits: &Limits) 
         return Err(corrupt("header and footer describe two different disks"));
     }
     if footer.directory_at_end() {
-        return Err(corrupt(
-            "the footer does not say where the grain directory is",
-        ));
+        return Err(corrupt("the footer does not say where the grain directory is"));
     }
     Ok(footer)
 }
@@ -163,18 +159,12 @@ impl<'a> Walk<'a> {
         }
         if self.at + 16 > self.window_at + self.window.len() as u64 {
             let len = WINDOW.min(self.file.size() - self.at);
-            self.window = self
-                .file
-                .read_vec(self.at, usize::try_from(len).unwrap_or(usize::MAX))
-                .await?;
+            self.window =
+                self.file.read_vec(self.at, usize::try_from(len).unwrap_or(usize::MAX)).await?;
             self.window_at = self.at;
         }
         let at = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
         let marker = self.window.get(at..).unwrap_or_default();
-        Ok(Some((
-            le64(marker, 0)?,
-            le32(marker, 8)?,
-            le32(marker, 12)?,
-        )))
+        Ok(Some((le64(marker, 0)?, le32(marker, 8)?, le32(marker, 12)?)))
     }
 }

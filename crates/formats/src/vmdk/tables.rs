@@ -45,9 +45,7 @@ impl Run {
     pub(super) fn table(&self, index: u64) -> Option<&[u8]> {
         let nth = usize::try_from(index.checked_sub(self.first)?).ok()?;
         let start = nth.checked_mul(self.table_len)?;
-        self.bytes
-            .get(start..start.checked_add(self.table_len)?)
-            .filter(|table| !table.is_empty())
+        self.bytes.get(start..start.checked_add(self.table_len)?).filter(|table| !table.is_empty())
     }
 
     fn indices(&self) -> impl Iterator<Item = u64> + use<> {
@@ -58,10 +56,7 @@ impl Run {
 
 impl Tables {
     fn key(&self, part: Part) -> Key {
-        Key {
-            extent: self.extent,
-            part,
-        }
+        Key { extent: self.extent, part }
     }
 
     fn per_page(&self) -> u64 {
@@ -89,11 +84,7 @@ impl Tables {
             return Ok(table);
         }
         let first = page * self.per_page();
-        let entries = self
-            .layout
-            .tables
-            .saturating_sub(first)
-            .min(self.per_page());
+        let entries = self.layout.tables.saturating_sub(first).min(self.per_page());
         let offset = self.directory(copy)? + page * PAGE;
         let bytes = self
             .read(offset, entries * self.layout.width())
@@ -118,15 +109,13 @@ impl Tables {
     fn offset_in(&self, page: &Table, copy: Copy, index: u64) -> Result<Option<u64>> {
         let slot = usize::try_from(index % self.per_page()).unwrap_or(usize::MAX);
         let raw = self.layout.raw(&page.bytes, slot)?;
-        self.layout
-            .table_at(raw, self.file.size())
-            .map_err(|error| {
-                let at = self.directory(copy).unwrap_or(0) + index * self.layout.width();
-                error
-                    .wrap(format!("directory entry {index} is wrong"))
-                    .offset(at)
-                    .path(self.file.name())
-            })
+        self.layout.table_at(raw, self.file.size()).map_err(|error| {
+            let at = self.directory(copy).unwrap_or(0) + index * self.layout.width();
+            error
+                .wrap(format!("directory entry {index} is wrong"))
+                .offset(at)
+                .path(self.file.name())
+        })
     }
 
     /// The first entry of a directory from `index` on, below `end`, that has a table; `end` if
@@ -168,11 +157,7 @@ impl Tables {
             .read(offset, count * len)
             .await
             .wrap_err(|| format!("the grain table of directory entry {index} cannot be read"))?;
-        Ok(Run {
-            first: index,
-            bytes,
-            table_len: usize::try_from(len).unwrap_or(usize::MAX),
-        })
+        Ok(Run { first: index, bytes, table_len: usize::try_from(len).unwrap_or(usize::MAX) })
     }
 
     /// The grain table of directory entry `index`, or `None` when it has none. Where the primary
@@ -184,9 +169,9 @@ impl Tables {
         }
         let primary = self.run(Copy::Primary, index).await;
         let damage = match &primary {
-            Ok(run) if self.layout.redundant.is_some() => run
-                .table(index)
-                .and_then(|table| self.validate(index, table).err()),
+            Ok(run) if self.layout.redundant.is_some() => {
+                run.table(index).and_then(|table| self.validate(index, table).err())
+            }
             Ok(_) => None,
             Err(error) if is_damage(error) => None,
             Err(_) => return primary.map(|_| None),
@@ -215,10 +200,7 @@ impl Tables {
     }
 
     fn table_of(&self, index: u64, bytes: &[u8]) -> Table {
-        Table {
-            bytes: bytes.to_vec(),
-            bounds: self.bounds(index, bytes),
-        }
+        Table { bytes: bytes.to_vec(), bounds: self.bounds(index, bytes) }
     }
 
     /// The redundant copy of a table, if there is one and it is sound.
@@ -247,13 +229,10 @@ impl Tables {
         let start = index * self.layout.span() + slot * self.layout.grain;
         let at = usize::try_from(slot).unwrap_or(usize::MAX);
         let raw = self.layout.raw(table, at)?;
-        self.layout
-            .grain_at(raw, self.layout.needed(start), self.file.size())
-            .map_err(|error| {
-                let text =
-                    format!("entry {slot} of grain table {index} (guest byte {start}) is wrong");
-                error.wrap(text).path(self.file.name())
-            })
+        self.layout.grain_at(raw, self.layout.needed(start), self.file.size()).map_err(|error| {
+            let text = format!("entry {slot} of grain table {index} (guest byte {start}) is wrong");
+            error.wrap(text).path(self.file.name())
+        })
     }
 
     /// How many bytes the compressed grain of each entry takes at most: what fits before the next
@@ -273,11 +252,7 @@ impl Tables {
         let most = Codec::max_packed(self.layout.grain);
         let bound = |offset: u64| {
             let next = starts.partition_point(|start| *start <= offset);
-            let end = starts
-                .get(next)
-                .copied()
-                .unwrap_or(u64::MAX)
-                .min(self.file.size());
+            let end = starts.get(next).copied().unwrap_or(u64::MAX).min(self.file.size());
             let len = end.saturating_sub(offset).min(most);
             u32::try_from(len).unwrap_or(u32::MAX)
         };

@@ -114,12 +114,7 @@ pub(crate) fn build_with_snapshots(
 
 impl Writer {
     fn new(spec: Spec) -> Self {
-        let mut writer = Self {
-            spec,
-            file: Vec::new(),
-            data: Vec::new(),
-            refs: Vec::new(),
-        };
+        let mut writer = Self { spec, file: Vec::new(), data: Vec::new(), refs: Vec::new() };
         writer.allocate(1);
         writer
     }
@@ -236,11 +231,7 @@ impl Writer {
 
     fn entry(&mut self, put: Put, cluster: &[u8], packed_end: &mut Option<u64>) -> (u64, u64) {
         let noise = vec![0x77; cluster.len()];
-        let all = if self.spec.extended {
-            u64::from(u32::MAX)
-        } else {
-            0
-        };
+        let all = if self.spec.extended { u64::from(u32::MAX) } else { 0 };
         match put {
             Put::Absent => (0, 0),
             Put::Zero if self.spec.extended => (0, all << 32),
@@ -256,11 +247,7 @@ impl Writer {
                     let range = index * step..(index + 1) * step;
                     host[range.clone()].copy_from_slice(&cluster[range]);
                 }
-                let entry = if data == 0 {
-                    0
-                } else {
-                    self.plain_entry(&host)
-                };
+                let entry = if data == 0 { 0 } else { self.plain_entry(&host) };
                 (entry, u64::from(zero) << 32 | u64::from(data))
             }
         }
@@ -310,10 +297,7 @@ impl Writer {
             be32(&mut head, 16, name.len() as u32);
             head.extend(name.as_bytes());
         }
-        assert!(
-            head.len() as u64 <= self.cluster(),
-            "the header fits its cluster"
-        );
+        assert!(head.len() as u64 <= self.cluster(), "the header fits its cluster");
         self.file[..head.len()].copy_from_slice(&head);
     }
 
@@ -335,18 +319,10 @@ impl Writer {
         let table_at = self.allocate(table_len * cluster);
         let blocks_at = self.allocate(blocks * cluster);
         for block in 0..blocks {
-            be64(
-                &mut self.file,
-                (table_at + block * 8) as usize,
-                blocks_at + block * cluster,
-            );
+            be64(&mut self.file, (table_at + block * 8) as usize, blocks_at + block * cluster);
         }
         for (number, count) in self.refs.clone().into_iter().enumerate() {
-            let count = if bits < 64 {
-                count.min((1 << bits) - 1)
-            } else {
-                count
-            };
+            let count = if bits < 64 { count.min((1 << bits) - 1) } else { count };
             let bit = number as u64 * bits;
             let at = (blocks_at + bit / 8) as usize;
             if bits < 8 {
@@ -359,11 +335,7 @@ impl Writer {
         }
         be64(&mut self.file, 48, table_at);
         be32(&mut self.file, 56, table_len as u32);
-        Built {
-            file: self.file,
-            data: self.data,
-            wanted,
-        }
+        Built { file: self.file, data: self.data, wanted }
     }
 }
 

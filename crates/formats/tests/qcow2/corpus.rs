@@ -55,9 +55,7 @@ async fn images_of_other_makers_have_their_known_content() {
             Some("xz") => output("xz", &["-dc", text(&path)]),
             _ => std::fs::read(&path).unwrap(),
         };
-        let found = digest(bytes)
-            .await
-            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        let found = digest(bytes).await.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(found, wanted, "{file}");
         seen += 1;
     }
@@ -115,10 +113,7 @@ async fn broken_images_have_their_wanted_kind() {
 /// The member `name` of a compressed tar archive, whatever folder it is in.
 fn member(archive: &Path, name: &str) -> Vec<u8> {
     let pattern = format!("*{name}");
-    output(
-        "tar",
-        &["--zstd", "--wildcards", "-xOf", text(archive), &pattern],
-    )
+    output("tar", &["--zstd", "--wildcards", "-xOf", text(archive), &pattern])
 }
 
 /// What `info` says: the kind, or whether there were warnings. Damage of payload shows on reading.
@@ -128,9 +123,7 @@ async fn outcome(bytes: Vec<u8>) -> String {
         let image = open(file, &qcow2(), &OpenGate::closed()).await?;
         let report = image.check(&qcow2().limits).await?;
         let warnings = image.info().warnings.len() + report.warnings.len();
-        image
-            .read_vec(0, usize::try_from(image.size().min(4 << 20)).unwrap())
-            .await?;
+        image.read_vec(0, usize::try_from(image.size().min(4 << 20)).unwrap()).await?;
         Ok(if warnings > 0 { "ok-warn" } else { "ok" })
     };
     let outcome: Result<&str> = run.await;

@@ -25,10 +25,7 @@ async fn everything(file: Arc<dyn Source>, options: &OpenOptions) -> Result<Vec<
 }
 
 fn picture() -> (Vec<u8>, Vec<u8>) {
-    let spec = Spec {
-        cluster_bits: 12,
-        ..Spec::new(6 << 20)
-    };
+    let spec = Spec { cluster_bits: 12, ..Spec::new(6 << 20) };
     let disk = sparse_disk(6 << 20, 5);
     let old = sparse_disk(1 << 20, 6);
     let built = build_with_snapshots(&spec, &disk, &[("1", "old", &old)]);
@@ -39,13 +36,7 @@ fn picture() -> (Vec<u8>, Vec<u8>) {
 async fn every_failing_read_is_reported_and_nothing_is_made_up() {
     let (file, wanted) = picture();
     let file: Arc<dyn Source> = Arc::new(MemSource::new("mem", file).remote());
-    for options in [
-        qcow2(),
-        OpenOptions {
-            snapshot: Some("old".into()),
-            ..qcow2()
-        },
-    ] {
+    for options in [qcow2(), OpenOptions { snapshot: Some("old".into()), ..qcow2() }] {
         let mut at = 1;
         loop {
             let fault = Fault::at(at, Kind::Unavailable);
@@ -89,10 +80,7 @@ async fn dropped_calls_leave_no_trace() {
     let file: Arc<dyn Source> = Arc::new(MemSource::new("mem", file).remote());
     for polls in 0..30 {
         let slow: Arc<dyn Source> = Arc::new(FaultySource::new(file.clone(), Fault::never()));
-        let named = OpenOptions {
-            snapshot: Some("old".into()),
-            ..qcow2()
-        };
+        let named = OpenOptions { snapshot: Some("old".into()), ..qcow2() };
         poll_then_drop(open(slow.clone(), &named, &OpenGate::closed()), polls);
         let image = open(slow, &qcow2(), &OpenGate::closed()).await.unwrap();
         let mut buf = vec![0; wanted.len()];
@@ -108,18 +96,10 @@ async fn dropped_calls_leave_no_trace() {
 
 #[tokio::test]
 async fn an_image_that_is_its_own_backing_file_is_refused() {
-    let spec = Spec {
-        backing: Some(("b".into(), Some("qcow2".into()))),
-        ..Spec::new(1 << 20)
-    };
-    let other = Spec {
-        backing: Some(("a".into(), Some("qcow2".into()))),
-        ..Spec::new(1 << 20)
-    };
+    let spec = Spec { backing: Some(("b".into(), Some("qcow2".into()))), ..Spec::new(1 << 20) };
+    let other = Spec { backing: Some(("a".into(), Some("qcow2".into()))), ..Spec::new(1 << 20) };
     let make = |spec: &Spec| build(spec, &[0; 1 << 20], &[], |_| Put::Absent).file;
-    let folder = Folder::default()
-        .with("a", &make(&spec))
-        .with("b", &make(&other));
+    let folder = Folder::default().with("a", &make(&spec)).with("b", &make(&other));
     let error = folder.open("a").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe, "{error}");
     let mut chain = Folder::default();

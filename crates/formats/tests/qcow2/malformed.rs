@@ -61,11 +61,7 @@ pub(crate) async fn expect(what: &str, file: &[u8], want: Want) {
     };
     assert!(agrees, "{what}: wanted {want:?}, found {found:?}");
     if let Err(error) = &found {
-        assert_eq!(
-            error.nearest_path(),
-            Some("test.qcow2"),
-            "{what}: {error:?}"
-        );
+        assert_eq!(error.nearest_path(), Some("test.qcow2"), "{what}: {error:?}");
     }
 }
 
@@ -94,12 +90,7 @@ async fn header_fields_of_four_bytes() {
         ("l1_size max", 36, max, Fail(Limit)),
         ("refcount_table_clusters 0", 56, 0, Warn("refcount_damage")),
         ("refcount_table_clusters 3", 56, 3, Warn("refcount_damage")),
-        (
-            "refcount_table_clusters max",
-            56,
-            max,
-            Warn("refcount_damage"),
-        ),
+        ("refcount_table_clusters max", 56, max, Warn("refcount_damage")),
         ("nb_snapshots 1 at 0", 60, 1, Warn("snapshot_damage")),
         ("nb_snapshots max", 60, max, Warn("snapshot_damage")),
         ("unknown incompatible bit 32", 72, 1, Fail(Unsupported)),
@@ -118,26 +109,11 @@ async fn header_fields_of_four_bytes() {
         ("header_length 72", 100, 72, Fail(Corrupt)),
         ("header_length 109", 100, 109, Fail(Corrupt)),
         ("header_length max", 100, max, Fail(Corrupt)),
-        (
-            "compression_type 1 without the bit",
-            104,
-            1 << 24,
-            Fail(Corrupt),
-        ),
-        (
-            "compression_type 255 without the bit",
-            104,
-            max,
-            Fail(Corrupt),
-        ),
+        ("compression_type 1 without the bit", 104, 1 << 24, Fail(Corrupt)),
+        ("compression_type 255 without the bit", 104, max, Fail(Corrupt)),
         ("extension of 2 GiB", 116, 1 << 31, Fail(Corrupt)),
         ("extension to the cluster's end", 116, 65_536 - 120, Fine),
-        (
-            "extension past the cluster's end",
-            116,
-            65_536 - 119,
-            Fail(Corrupt),
-        ),
+        ("extension past the cluster's end", 116, 65_536 - 119, Fail(Corrupt)),
     ];
     for (what, at, value, want) in table {
         let mut file = sample();
@@ -156,12 +132,7 @@ async fn fields_of_eight_bytes() {
     let table: &[(&str, usize, u64, Want)] = &[
         ("size 0", 24, 0, Fine),
         ("size in the middle of a sector", 24, (64 << 20) - 511, Fine),
-        (
-            "size beyond the L1 table",
-            24,
-            (512 << 20) + 1,
-            Fail(Corrupt),
-        ),
+        ("size beyond the L1 table", 24, (512 << 20) + 1, Fail(Corrupt)),
         ("size 2^52 + 1", 24, (1 << 52) + 1, Fail(Limit)),
         ("size 2^63", 24, 1 << 63, Fail(Limit)),
         ("size max", 24, u64::MAX, Fail(Limit)),
@@ -170,177 +141,52 @@ async fn fields_of_eight_bytes() {
         ("L1 past the end", 40, end, Fail(Truncated)),
         ("L1 far past the end", 40, 0x7FFF_FFFF_0000, Fail(Truncated)),
         ("L1 overflowing", 40, 0x7FFF_FFFF_FFFF_0000, Fail(Corrupt)),
-        (
-            "L1 at the last cluster of 64 bits",
-            40,
-            0xFFFF_FFFF_FFFF_0000,
-            Fail(Corrupt),
-        ),
-        (
-            "L1 at L2, so that data is read as L2",
-            40,
-            l2,
-            Fail(Truncated),
-        ),
+        ("L1 at the last cluster of 64 bits", 40, 0xFFFF_FFFF_FFFF_0000, Fail(Corrupt)),
+        ("L1 at L2, so that data is read as L2", 40, l2, Fail(Truncated)),
         ("refcount table at 0", 48, 0, Warn("refcount_damage")),
-        (
-            "refcount table misaligned",
-            48,
-            REFTABLE + 1,
-            Warn("refcount_damage"),
-        ),
-        (
-            "refcount table past the end",
-            48,
-            end,
-            Warn("refcount_damage"),
-        ),
-        (
-            "refcount table overflowing",
-            48,
-            0xFFFF_FFFF_FFFF_0000,
-            Warn("refcount_damage"),
-        ),
+        ("refcount table misaligned", 48, REFTABLE + 1, Warn("refcount_damage")),
+        ("refcount table past the end", 48, end, Warn("refcount_damage")),
+        ("refcount table overflowing", 48, 0xFFFF_FFFF_FFFF_0000, Warn("refcount_damage")),
         ("refcount table at L1", 48, l1, Warn("refcount_damage")),
         ("refcount table at L2", 48, l2, Warn("refcount_damage")),
         ("refcount table at data", 48, data, Warn("refcount_damage")),
-        (
-            "first refcount block past the end",
-            REFTABLE as usize,
-            end,
-            Warn("refcount_damage"),
-        ),
-        (
-            "first refcount block misaligned",
-            REFTABLE as usize,
-            77,
-            Warn("refcount_damage"),
-        ),
-        (
-            "refcounts of zero",
-            REFTABLE as usize + CLUSTER,
-            0,
-            Warn("refcount_damage"),
-        ),
+        ("first refcount block past the end", REFTABLE as usize, end, Warn("refcount_damage")),
+        ("first refcount block misaligned", REFTABLE as usize, 77, Warn("refcount_damage")),
+        ("refcounts of zero", REFTABLE as usize + CLUSTER, 0, Warn("refcount_damage")),
         ("backing name past the cluster", 8, 65_536, Fail(Corrupt)),
         ("backing name overflowing", 8, u64::MAX, Fail(Corrupt)),
         ("backing name in the header", 8, 16, Fail(Corrupt)),
         ("backing name of no length", 8, 512, Fail(Corrupt)),
         ("L1 entry 0", L1, 0, Fine),
         ("L1 entry with only the flag", L1, copied, Fail(Corrupt)),
-        (
-            "L1 entry reserved low bit",
-            L1,
-            copied | l2 | 1,
-            Fail(Corrupt),
-        ),
-        (
-            "L1 entry reserved high bit",
-            L1,
-            copied | l2 | 1 << 56,
-            Fail(Corrupt),
-        ),
-        (
-            "L1 entry misaligned",
-            L1,
-            copied | (l2 + 512),
-            Fail(Corrupt),
-        ),
+        ("L1 entry reserved low bit", L1, copied | l2 | 1, Fail(Corrupt)),
+        ("L1 entry reserved high bit", L1, copied | l2 | 1 << 56, Fail(Corrupt)),
+        ("L1 entry misaligned", L1, copied | (l2 + 512), Fail(Corrupt)),
         ("L1 entry to the header", L1, copied | 512, Fail(Corrupt)),
         ("L1 entry to itself", L1, copied | l1, Fail(Corrupt)),
-        (
-            "L1 entry to the refcount table",
-            L1,
-            copied | REFTABLE,
-            Fail(Corrupt),
-        ),
+        ("L1 entry to the refcount table", L1, copied | REFTABLE, Fail(Corrupt)),
         ("L1 entry past the end", L1, copied | end, Fail(Truncated)),
-        (
-            "L1 entry far past the end",
-            L1,
-            copied | 0xFF_FFFF_FFFF_0000,
-            Fail(Truncated),
-        ),
-        (
-            "L2 entry reserved low bit",
-            L2,
-            copied | data | 2,
-            Fail(Corrupt),
-        ),
-        (
-            "L2 entry reserved high bit",
-            L2,
-            copied | data | 1 << 61,
-            Fail(Corrupt),
-        ),
-        (
-            "L2 entry misaligned",
-            L2,
-            copied | (data + 512),
-            Fail(Corrupt),
-        ),
+        ("L1 entry far past the end", L1, copied | 0xFF_FFFF_FFFF_0000, Fail(Truncated)),
+        ("L2 entry reserved low bit", L2, copied | data | 2, Fail(Corrupt)),
+        ("L2 entry reserved high bit", L2, copied | data | 1 << 61, Fail(Corrupt)),
+        ("L2 entry misaligned", L2, copied | (data + 512), Fail(Corrupt)),
         ("L2 entry into the header", L2, copied | 512, Fail(Corrupt)),
         ("L2 entry to its own table", L2, copied | l2, Fail(Corrupt)),
         ("L2 entry to L1", L2, copied | l1, Fail(Corrupt)),
-        (
-            "L2 entry to the refcount table",
-            L2,
-            copied | REFTABLE,
-            Fail(Corrupt),
-        ),
-        (
-            "L2 entry to a refcount block",
-            L2,
-            copied | (REFTABLE + 65_536),
-            Fail(Corrupt),
-        ),
+        ("L2 entry to the refcount table", L2, copied | REFTABLE, Fail(Corrupt)),
+        ("L2 entry to a refcount block", L2, copied | (REFTABLE + 65_536), Fail(Corrupt)),
         ("L2 entry with only the flag", L2, copied, Fail(Corrupt)),
         ("L2 entry past the end", L2, copied | end, Fail(Truncated)),
-        (
-            "L2 entries that share",
-            L2,
-            copied | (data + 65_536),
-            Warn("shared_cluster"),
-        ),
-        (
-            "L2 entry shares with packed data",
-            L2,
-            copied | PACKED as u64,
-            Warn("shared_cluster"),
-        ),
+        ("L2 entries that share", L2, copied | (data + 65_536), Warn("shared_cluster")),
+        ("L2 entry shares with packed data", L2, copied | PACKED as u64, Warn("shared_cluster")),
         ("zero entry misaligned", L2, data | 0x201, Fail(Corrupt)),
         ("zero entry at metadata", L2, l1 | 1, Fail(Corrupt)),
         ("zero entry with a cluster past the end", L2, end | 1, Fine),
-        (
-            "packed entry in the header",
-            L2,
-            packed(100, 1),
-            Fail(Corrupt),
-        ),
-        (
-            "packed entry at metadata",
-            L2,
-            packed(l1 - 500, 2),
-            Fail(Corrupt),
-        ),
-        (
-            "packed entry past the end",
-            L2,
-            packed(end, 1),
-            Fail(Truncated),
-        ),
-        (
-            "packed entry far past the end",
-            L2,
-            packed((1 << 54) - 65_536, 1),
-            Fail(Truncated),
-        ),
-        (
-            "packed entry with sectors past the end",
-            L2,
-            packed(end - 512, 3),
-            Fail(Truncated),
-        ),
+        ("packed entry in the header", L2, packed(100, 1), Fail(Corrupt)),
+        ("packed entry at metadata", L2, packed(l1 - 500, 2), Fail(Corrupt)),
+        ("packed entry past the end", L2, packed(end, 1), Fail(Truncated)),
+        ("packed entry far past the end", L2, packed((1 << 54) - 65_536, 1), Fail(Truncated)),
+        ("packed entry with sectors past the end", L2, packed(end - 512, 3), Fail(Truncated)),
         (
             "packed entry with the flag",
             L2 + 16,
@@ -358,12 +204,7 @@ async fn fields_of_eight_bytes() {
 
 #[tokio::test]
 async fn what_the_check_accepts_can_be_mapped_and_what_not_cannot_be_read() {
-    for entry in [
-        1 << 63 | 0x10200,
-        1 << 63 | 0x100_0000,
-        1 << 63 | 2,
-        1 << 63 | 512,
-    ] {
+    for entry in [1 << 63 | 0x10200, 1 << 63 | 0x100_0000, 1 << 63 | 2, 1 << 63 | 512] {
         let mut file = sample();
         be64(&mut file, L2, 1 << 63 | entry);
         let image = open_bytes(&file).await.unwrap();
@@ -376,10 +217,7 @@ async fn what_the_check_accepts_can_be_mapped_and_what_not_cannot_be_read() {
 
 #[tokio::test]
 async fn version_2_has_no_zero_flag() {
-    let spec = Spec {
-        version: 2,
-        ..Spec::new(MIB)
-    };
+    let spec = Spec { version: 2, ..Spec::new(MIB) };
     let mut file = build(&spec, &[7; 1 << 20], &[], |_| Put::Plain).file;
     assert!(verdict(&file).await.unwrap().is_empty());
     let l1 = be(&file, 40) as usize;
@@ -393,9 +231,7 @@ async fn version_2_has_no_zero_flag() {
 #[tokio::test]
 async fn truncation_anywhere_is_noticed() {
     let file = sample();
-    for len in [
-        0, 3, 4, 7, 8, 60, 71, 72, 103, 104, 111, 112, 119, 512, 65_535, 65_536,
-    ] {
+    for len in [0, 3, 4, 7, 8, 60, 71, 72, 103, 104, 111, 112, 119, 512, 65_535, 65_536] {
         expect(&format!("{len} bytes"), &file[..len], Fail(Truncated)).await;
     }
     for len in (CLUSTER..=L1).step_by(4096).chain([L1 + 7]) {
@@ -468,20 +304,13 @@ async fn a_flipped_extended_bit_is_noticed_and_preallocation_is_not_mistaken_for
     let guest = vec![3; 64 * CLUSTER];
     for used in [1, 2, 3, 40] {
         let plan = |index| {
-            if index < used {
-                Put::Plain
-            } else {
-                Put::Absent
-            }
+            if index < used { Put::Plain } else { Put::Absent }
         };
         let mut file = build(&Spec::new(64 * 65_536), &guest, &[], plan).file;
         file[79] |= 16;
         expect(&format!("{used} clusters"), &file, Fail(Corrupt)).await;
     }
-    let spec = Spec {
-        extended: true,
-        ..Spec::new(64 * 65_536)
-    };
+    let spec = Spec { extended: true, ..Spec::new(64 * 65_536) };
     let mut file = build(&spec, &[0; 64 * CLUSTER], &[], |_| Put::Plain).file;
     let l1 = be(&file, 40) as usize;
     let l2 = (be(&file, l1) & !(1 << 63)) as usize;
@@ -493,13 +322,9 @@ async fn a_flipped_extended_bit_is_noticed_and_preallocation_is_not_mistaken_for
 
 #[tokio::test]
 async fn extended_entries_have_rules_of_their_own() {
-    let spec = Spec {
-        extended: true,
-        ..Spec::new(MIB)
-    };
-    let file = build(&spec, &[3; 1 << 20], &[], |i| {
-        if i == 0 { Put::Packed } else { Put::Sub(1, 2) }
-    });
+    let spec = Spec { extended: true, ..Spec::new(MIB) };
+    let file =
+        build(&spec, &[3; 1 << 20], &[], |i| if i == 0 { Put::Packed } else { Put::Sub(1, 2) });
     let file = file.file;
     assert!(verdict(&file).await.unwrap().is_empty());
     let l1 = be(&file, 40) as usize;
@@ -515,10 +340,7 @@ async fn extended_entries_have_rules_of_their_own() {
         be64(&mut file, l2 + at, *value);
         expect(what, &file, Fail(Corrupt)).await;
     }
-    let small = Spec {
-        cluster_bits: 13,
-        ..Spec::new(MIB)
-    };
+    let small = Spec { cluster_bits: 13, ..Spec::new(MIB) };
     let mut file = build(&small, &[0; 1 << 20], &[], |_| Put::Absent).file;
     file[79] |= 16;
     expect("clusters of 8 KiB", &file, Fail(Corrupt)).await;
@@ -540,10 +362,7 @@ async fn features_are_called_by_the_names_in_the_image() {
 
 #[tokio::test]
 async fn without_memory_for_overlaps_the_check_says_so_and_goes_on() {
-    let limits = Limits {
-        max_check_memory: 0,
-        ..Limits::default()
-    };
+    let limits = Limits { max_check_memory: 0, ..Limits::default() };
     let mut file = sample();
     let image = open_bytes(&file).await.unwrap();
     let report = image.check(&limits).await.unwrap();

@@ -81,27 +81,18 @@ async fn odd_sizes_conform() {
 #[tokio::test]
 async fn every_refcount_width_is_understood() {
     for refcount_order in 0..=6 {
-        let spec = Spec {
-            refcount_order,
-            cluster_bits: 12,
-            ..Spec::new(2 << 20)
-        };
+        let spec = Spec { refcount_order, cluster_bits: 12, ..Spec::new(2 << 20) };
         conforms(&spec, &format!("refcount_order {refcount_order}")).await;
     }
 }
 
 #[tokio::test]
 async fn a_remote_file_reads_the_same() {
-    let spec = Spec {
-        cluster_bits: 9,
-        ..Spec::new(1 << 20)
-    };
+    let spec = Spec { cluster_bits: 9, ..Spec::new(1 << 20) };
     let guest = sparse_disk(1 << 20, 3);
     let built = build(&spec, &guest, &[], mixed(&spec, 3));
     let file = MemSource::new("remote", built.file).remote().dense();
-    let image = open(Arc::new(file), &qcow2(), &OpenGate::closed())
-        .await
-        .unwrap();
+    let image = open(Arc::new(file), &qcow2(), &OpenGate::closed()).await.unwrap();
     conformance::source(image.as_ref(), &built.wanted).await;
 }
 
@@ -141,32 +132,23 @@ async fn backing_files_show_through() {
 
 #[tokio::test]
 async fn a_raw_backing_file_is_raw_whatever_it_holds() {
-    let inner = build(&Spec::new(1 << 20), &sparse_disk(1 << 20, 1), &[], |_| {
-        Put::Plain
-    });
+    let inner = build(&Spec::new(1 << 20), &sparse_disk(1 << 20, 1), &[], |_| Put::Plain);
     let spec = Spec {
         backing: Some(("base".into(), Some("raw".into()))),
         ..Spec::new(inner.file.len() as u64)
     };
     let blank = vec![0; spec.size as usize];
     let top = build(&spec, &blank, &inner.file, |_| Put::Absent);
-    let folder = Folder::default()
-        .with("base", &inner.file)
-        .with("top", &top.file);
+    let folder = Folder::default().with("base", &inner.file).with("top", &top.file);
     let image = folder.open("top").await.unwrap();
     conformance::source(image.as_ref(), &inner.file).await;
 }
 
 #[tokio::test]
 async fn a_backing_file_without_a_format_is_never_opened() {
-    let spec = Spec {
-        backing: Some(("base".into(), None)),
-        ..Spec::new(1 << 20)
-    };
+    let spec = Spec { backing: Some(("base".into(), None)), ..Spec::new(1 << 20) };
     let top = build(&spec, &vec![0; 1 << 20], &[], |_| Put::Absent);
-    let folder = Folder::default()
-        .with("base", &[0; 512])
-        .with("top", &top.file);
+    let folder = Folder::default().with("base", &[0; 512]).with("top", &top.file);
     let error = folder.open("top").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe, "{error}");
     assert!(error.remedy().contains("rebase -u"), "{}", error.remedy());
@@ -175,25 +157,17 @@ async fn a_backing_file_without_a_format_is_never_opened() {
 #[tokio::test]
 async fn external_data_files_are_read_through_the_gate() {
     for extended in [false, true] {
-        let spec = Spec {
-            extended,
-            data_file: Some("guest.data".into()),
-            ..Spec::new((1 << 20) + 7)
-        };
+        let spec =
+            Spec { extended, data_file: Some("guest.data".into()), ..Spec::new((1 << 20) + 7) };
         let guest = sparse_disk(spec.size as usize, 8);
         let built = build(&spec, &guest, &[], mixed(&spec, 4));
-        let folder = Folder::default()
-            .with("guest.data", &built.data)
-            .with("top", &built.file);
+        let folder = Folder::default().with("guest.data", &built.data).with("top", &built.file);
         let image = folder.open("top").await.unwrap();
         conformance::source(image.as_ref(), &built.wanted).await;
         let report = image.check(&qcow2().limits).await.unwrap();
         assert!(report.warnings.is_empty(), "{:?}", report.warnings);
         assert_eq!(image.files()[1].name(), "guest.data");
-        assert_eq!(
-            open_bytes(&built.file).await.unwrap_err().kind(),
-            Kind::Unsafe
-        );
+        assert_eq!(open_bytes(&built.file).await.unwrap_err().kind(), Kind::Unsafe);
         let cut = &built.data[..built.data.len() - 65_536];
         let image = folder.with("guest.data", cut).open("top").await.unwrap();
         let error = image.check(&qcow2().limits).await.unwrap_err();
@@ -209,10 +183,7 @@ async fn snapshots_are_found_by_id_and_by_name() {
     let list: [(&str, &str, &[u8]); 2] = [("1", "2", &old), ("2", "after", &new)];
     let built = build_with_snapshots(&spec, &now, &list);
     for (wanted, disk) in [("1", &old), ("2", &new), ("after", &new)] {
-        let options = OpenOptions {
-            snapshot: Some(wanted.into()),
-            ..qcow2()
-        };
+        let options = OpenOptions { snapshot: Some(wanted.into()), ..qcow2() };
         let file = Arc::new(MemSource::new("s.qcow2", built.file.clone()));
         let image = open(file, &options, &OpenGate::closed()).await.unwrap();
         conformance::source(image.as_ref(), disk).await;
@@ -221,10 +192,7 @@ async fn snapshots_are_found_by_id_and_by_name() {
     }
     conformance::source(open_bytes(&built.file).await.unwrap().as_ref(), &now).await;
     assert!(verdict(&built.file).await.unwrap().is_empty());
-    let options = OpenOptions {
-        snapshot: Some("gone".into()),
-        ..qcow2()
-    };
+    let options = OpenOptions { snapshot: Some("gone".into()), ..qcow2() };
     let file = Arc::new(MemSource::new("s.qcow2", built.file.clone()));
     let error = open(file, &options, &OpenGate::closed()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");

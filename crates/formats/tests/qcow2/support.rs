@@ -10,10 +10,7 @@ use std::sync::Arc;
 
 /// Options that name the format.
 pub(crate) fn qcow2() -> OpenOptions {
-    OpenOptions {
-        format: Some(Format::Qcow2),
-        ..OpenOptions::default()
-    }
+    OpenOptions { format: Some(Format::Qcow2), ..OpenOptions::default() }
 }
 
 /// Opens `file` with a closed gate.
@@ -59,9 +56,6 @@ impl OpenBeneath for Folder {
             .0
             .get(relative)
             .ok_or_else(|| Error::new(Kind::NotFound, "it does not exist").path(relative))?;
-        Ok(OpenedFile {
-            source: source.clone(),
-            identity: relative.to_owned(),
-        })
+        Ok(OpenedFile { source: source.clone(), identity: relative.to_owned() })
     }
 }

@@ -31,9 +31,7 @@ impl Corpus {
         let Some(root) = std::env::var_os("CARRETO_CORPUS") else {
             // Written past the capture of the test harness, so that it is seen.
             let line = format!("SKIPPED {test}: CARRETO_CORPUS is not set\n");
-            std::io::stderr()
-                .write_all(line.as_bytes())
-                .expect("say it");
+            std::io::stderr().write_all(line.as_bytes()).expect("say it");
             return None;
         };
         Some(Arc::new(Self {
@@ -132,10 +130,7 @@ impl OpenBeneath for Folder {
             .find(|name| self.0.root.join("images").join(name).is_file());
         let stored =
             stored.ok_or_else(|| Error::new(Kind::NotFound, "not in the corpus").path(&name))?;
-        Ok(OpenedFile {
-            source: FileSource::open(&self.0.image(&stored))?,
-            identity: stored,
-        })
+        Ok(OpenedFile { source: FileSource::open(&self.0.image(&stored))?, identity: stored })
     }
 }
 
@@ -211,10 +206,7 @@ pub async fn sha256_nonzero64k(disk: &dyn Source) -> String {
         };
         let start = (data.range.start() / BLOCK * BLOCK).max(at / BLOCK * BLOCK);
         let block = ByteRange::new(start, (start + BLOCK).min(disk.size())).expect("a block");
-        let bytes = disk
-            .read_vec(start, block.len() as usize)
-            .await
-            .expect("read");
+        let bytes = disk.read_vec(start, block.len() as usize).await.expect("read");
         if bytes.iter().any(|byte| *byte != 0) {
             hash.update(start.to_le_bytes());
             hash.update(&bytes);
@@ -225,10 +217,8 @@ pub async fn sha256_nonzero64k(disk: &dyn Source) -> String {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a string takes all");
-            text
-        })
+    hash.finalize().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all");
+        text
+    })
 }

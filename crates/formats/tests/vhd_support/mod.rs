@@ -120,11 +120,7 @@ impl Spec {
         if let Some(parent) = &self.parent {
             put(&mut bytes, 40, &parent.unique_id);
             put(&mut bytes, 56, &parent.time_stamp.to_be_bytes());
-            let name: Vec<u8> = parent
-                .name
-                .encode_utf16()
-                .flat_map(u16::to_be_bytes)
-                .collect();
+            let name: Vec<u8> = parent.name.encode_utf16().flat_map(u16::to_be_bytes).collect();
             put(&mut bytes, 64, &name);
             for (index, (code, text)) in parent.locators.iter().enumerate() {
                 let wide = code.starts_with(b"W2");
@@ -260,9 +256,6 @@ impl OpenBeneath for Disks {
         let image = self.0.get(relative).ok_or_else(|| {
             Error::new(Kind::NotFound, "there is no such file").path(path.clone())
         })?;
-        Ok(OpenedFile {
-            source: source(&path, image.clone()),
-            identity: relative.into(),
-        })
+        Ok(OpenedFile { source: source(&path, image.clone()), identity: relative.into() })
     }
 }

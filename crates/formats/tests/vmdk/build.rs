@@ -152,11 +152,7 @@ pub(crate) fn hosted(disk: &[u8], how: &Hosted) -> (Vec<u8>, Places) {
             sector_of(at)
         };
         let slot = index / how.per_table;
-        put32(
-            &mut image,
-            places.tables[slot] + index % how.per_table * 4,
-            entry,
-        );
+        put32(&mut image, places.tables[slot] + index % how.per_table * 4, entry);
         if how.redundant {
             let table = places.redundant + places.tables[slot] - places.directory;
             put32(&mut image, table + index % how.per_table * 4, entry);
@@ -197,13 +193,8 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Front,
-        Self::FrontRedundant,
-        Self::Footer,
-        Self::HeaderAndFooter,
-        Self::OutOfOrder,
-    ];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Front, Self::FrontRedundant, Self::Footer, Self::HeaderAndFooter, Self::OutOfOrder];
 }
 
 /// zlib data.
@@ -292,10 +283,7 @@ pub(crate) fn stream(
         if last_of_table && !front && layout != Stream::OutOfOrder {
             put_marker(&mut image, 4, 1);
             let table = index / PER_TABLE;
-            table_at.push(put_table(
-                &mut image,
-                &entries[table * PER_TABLE..][..PER_TABLE],
-            ));
+            table_at.push(put_table(&mut image, &entries[table * PER_TABLE..][..PER_TABLE]));
         }
     }
     if front {
@@ -420,11 +408,7 @@ pub(crate) fn sesparse(disk: &[u8], absent: fn(usize) -> bool) -> Vec<u8> {
     }
     for table in 0..tables {
         // Table 0 of the area stays unused, so that index and position differ.
-        put64(
-            &mut image,
-            directory + table * 8,
-            0x1000_0000_0000_0000 | (table + 1) as u64,
-        );
+        put64(&mut image, directory + table * 8, 0x1000_0000_0000_0000 | (table + 1) as u64);
     }
     for (index, chunk) in disk.chunks(GRAIN).enumerate() {
         let entry = if absent(index) {

@@ -30,13 +30,10 @@ async fn digest(image: &dyn Image) -> Result<String> {
         hash.update(&buf[..len]);
         at += len as u64;
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").unwrap();
-            text
-        }))
+    Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    }))
 }
 
 /// Opens, checks and reads with the image's own folder allowed.
@@ -53,11 +50,7 @@ async fn images_have_their_known_content() {
     let folder = corpus.join("images");
     let text = std::fs::read(folder.join("manifest.json")).unwrap();
     let list: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let list = list
-        .as_array()
-        .or_else(|| list["images"].as_array())
-        .unwrap()
-        .clone();
+    let list = list.as_array().or_else(|| list["images"].as_array()).unwrap().clone();
     let (mut matches, mut refusals) = (0, 0);
     for entry in list.iter().filter(|entry| entry["format"] == "vmdk") {
         let name = entry["file"].as_str().unwrap();
@@ -80,10 +73,7 @@ async fn images_have_their_known_content() {
             refusals += 1;
         }
     }
-    assert!(
-        matches >= 9 && refusals >= 6,
-        "{matches} matches, {refusals} refusals"
-    );
+    assert!(matches >= 9 && refusals >= 6, "{matches} matches, {refusals} refusals");
 }
 
 /// What a fuzzer found: a huge capacity (the header of QEMU's afl9).
@@ -97,10 +87,7 @@ async fn huge_tables_are_refused_without_memory() {
     bytes[20] = 128;
     bytes[44..48].copy_from_slice(&506_u32.to_le_bytes());
     bytes[73..77].copy_from_slice(b"\n \r\n");
-    assert_eq!(
-        open_alone(bytes.clone()).await.unwrap_err().kind(),
-        Kind::Corrupt
-    );
+    assert_eq!(open_alone(bytes.clone()).await.unwrap_err().kind(), Kind::Corrupt);
     bytes[44..48].copy_from_slice(&512_u32.to_le_bytes());
     assert_eq!(open_alone(bytes).await.unwrap_err().kind(), Kind::Limit);
 }

@@ -12,14 +12,7 @@ use std::sync::Arc;
 fn images() -> (Vec<u8>, Vec<Vec<u8>>) {
     let disk = sparse_disk(6000 * SECTOR, 3);
     let images = vec![
-        hosted(
-            &disk,
-            &Hosted {
-                grain: 8,
-                ..Hosted::default()
-            },
-        )
-        .0,
+        hosted(&disk, &Hosted { grain: 8, ..Hosted::default() }).0,
         stream(&disk, Stream::Footer, "", true).0,
     ];
     (disk, images)
@@ -63,15 +56,11 @@ async fn a_failure_is_not_remembered() {
         let memory: Arc<dyn Source> = Arc::new(MemSource::new("x.vmdk", bytes).remote());
         let count = Fault::never();
         let counted = FaultySource::new(Arc::clone(&memory), Arc::clone(&count));
-        open_source(Arc::new(counted), &OpenGate::closed())
-            .await
-            .unwrap();
+        open_source(Arc::new(counted), &OpenGate::closed()).await.unwrap();
         for later in 1..=3 {
             let fault = Fault::at(count.operations() + later, Kind::Io);
             let faulty = FaultySource::new(Arc::clone(&memory), fault);
-            let image = open_source(Arc::new(faulty), &OpenGate::closed())
-                .await
-                .unwrap();
+            let image = open_source(Arc::new(faulty), &OpenGate::closed()).await.unwrap();
             let mut buf = vec![0; disk.len()];
             image.read_at(0, &mut buf).await.unwrap_err();
             image.read_at(0, &mut buf).await.unwrap();

@@ -21,10 +21,7 @@ async fn judge(bytes: Vec<u8>, gate: &OpenGate) -> Result<(usize, Vec<u8>)> {
 }
 
 async fn kind_of(bytes: Vec<u8>) -> Option<Kind> {
-    judge(bytes, &OpenGate::closed())
-        .await
-        .err()
-        .map(|error| error.kind())
+    judge(bytes, &OpenGate::closed()).await.err().map(|error| error.kind())
 }
 
 fn patched(bytes: &[u8], at: usize, patch: &[u8]) -> Vec<u8> {
@@ -35,13 +32,7 @@ fn patched(bytes: &[u8], at: usize, patch: &[u8]) -> Vec<u8> {
 
 fn small() -> (Vec<u8>, Places) {
     let disk = vec![0x5A; 3000 * SECTOR];
-    hosted(
-        &disk,
-        &Hosted {
-            grain: 8,
-            ..Hosted::default()
-        },
-    )
+    hosted(&disk, &Hosted { grain: 8, ..Hosted::default() })
 }
 
 #[tokio::test]
@@ -90,55 +81,27 @@ async fn header_fields_of_a_hosted_extent() {
         let bytes = patched(&good, *at, &value.to_le_bytes());
         assert_eq!(kind_of(bytes).await, Some(*wanted), "field {at} = {value}");
     }
-    assert_eq!(
-        kind_of(patched(&good, 77, &[7, 0])).await,
-        Some(Kind::Unsupported)
-    );
-    assert_eq!(
-        kind_of(patched(&good, 73, b"\n\n \r")).await,
-        Some(Kind::Corrupt)
-    );
-    assert_eq!(
-        kind_of(patched(&good, 0, b"KDMX")).await,
-        Some(Kind::Corrupt)
-    );
+    assert_eq!(kind_of(patched(&good, 77, &[7, 0])).await, Some(Kind::Unsupported));
+    assert_eq!(kind_of(patched(&good, 73, b"\n\n \r")).await, Some(Kind::Corrupt));
+    assert_eq!(kind_of(patched(&good, 0, b"KDMX")).await, Some(Kind::Corrupt));
     // Odd, but readable.
     let longer = patched(&good, 36, &2000_u64.to_le_bytes());
     assert_eq!(kind_of(longer).await, NONE);
     assert_eq!(kind_of(patched(&good, 72, &[1])).await, NONE);
-    assert_eq!(
-        kind_of(patched(&good, 48, &u64::MAX.to_le_bytes())).await,
-        NONE
-    );
+    assert_eq!(kind_of(patched(&good, 48, &u64::MAX.to_le_bytes())).await, NONE);
     for at in [0, 3, 4, 80, 511] {
-        let wanted = if at < 4 {
-            Kind::Corrupt
-        } else {
-            Kind::Truncated
-        };
-        assert_eq!(
-            kind_of(good[..at].to_vec()).await,
-            Some(wanted),
-            "cut at {at}"
-        );
+        let wanted = if at < 4 { Kind::Corrupt } else { Kind::Truncated };
+        assert_eq!(kind_of(good[..at].to_vec()).await, Some(wanted), "cut at {at}");
     }
     for at in [600, 20_000, good.len() / 2, good.len() - 1] {
-        assert_eq!(
-            kind_of(good[..at].to_vec()).await,
-            Some(Kind::Truncated),
-            "cut at {at}"
-        );
+        assert_eq!(kind_of(good[..at].to_vec()).await, Some(Kind::Truncated), "cut at {at}");
     }
 }
 
 #[tokio::test]
 async fn directories_and_tables_of_a_hosted_extent() {
     let disk = vec![0x5A; 9000 * SECTOR];
-    let how = Hosted {
-        grain: 8,
-        redundant: false,
-        ..Hosted::default()
-    };
+    let how = Hosted { grain: 8, redundant: false, ..Hosted::default() };
     let (good, places) = hosted(&disk, &how);
     let past = u32::try_from(good.len() / SECTOR).unwrap();
     let sector = |at: usize| u32::try_from(at / SECTOR).unwrap();
@@ -151,11 +114,7 @@ async fn directories_and_tables_of_a_hosted_extent() {
     ];
     for (value, wanted) in entry {
         let bytes = patched(&good, places.directory, &value.to_le_bytes());
-        assert_eq!(
-            kind_of(bytes).await,
-            Some(*wanted),
-            "directory entry {value}"
-        );
+        assert_eq!(kind_of(bytes).await, Some(*wanted), "directory entry {value}");
     }
     let grain: &[(u32, Kind)] = &[
         (1, Kind::Corrupt),
@@ -169,11 +128,7 @@ async fn directories_and_tables_of_a_hosted_extent() {
         let bytes = patched(&good, places.tables[0] + 20, &value.to_le_bytes());
         assert_eq!(kind_of(bytes).await, Some(*wanted), "table entry {value}");
     }
-    let shared = patched(
-        &good,
-        places.tables[0] + 20,
-        &sector(places.grains[9]).to_le_bytes(),
-    );
+    let shared = patched(&good, places.tables[0] + 20, &sector(places.grains[9]).to_le_bytes());
     let (warnings, _) = judge(shared, &OpenGate::closed()).await.unwrap();
     assert_eq!(warnings, 1, "a shared grain is readable");
 }
@@ -186,32 +141,12 @@ async fn streams() {
         let at = places.grains[1];
         let garbage: Vec<u8> = (0..200_u8).map(|n| n.wrapping_mul(37) ^ 0x55).collect();
         let cases: Vec<(&str, Vec<u8>, Kind)> = vec![
-            (
-                "lba",
-                patched(&good, at, &9_u64.to_le_bytes()),
-                Kind::Corrupt,
-            ),
+            ("lba", patched(&good, at, &9_u64.to_le_bytes()), Kind::Corrupt),
             ("size 0", patched(&good, at + 8, &[0; 4]), Kind::Corrupt),
-            (
-                "size huge",
-                patched(&good, at + 8, &0x7fff_ffff_u32.to_le_bytes()),
-                Kind::Corrupt,
-            ),
-            (
-                "size max",
-                patched(&good, at + 8, &[0xff; 4]),
-                Kind::Corrupt,
-            ),
-            (
-                "size short",
-                patched(&good, at + 8, &[7, 0, 0, 0]),
-                Kind::Corrupt,
-            ),
-            (
-                "garbage",
-                patched(&good, at + 12, &garbage[..20]),
-                Kind::Corrupt,
-            ),
+            ("size huge", patched(&good, at + 8, &0x7fff_ffff_u32.to_le_bytes()), Kind::Corrupt),
+            ("size max", patched(&good, at + 8, &[0xff; 4]), Kind::Corrupt),
+            ("size short", patched(&good, at + 8, &[7, 0, 0, 0]), Kind::Corrupt),
+            ("garbage", patched(&good, at + 12, &garbage[..20]), Kind::Corrupt),
         ];
         for (what, bytes, wanted) in cases {
             assert_eq!(kind_of(bytes).await, Some(wanted), "{layout:?}: {what}");
@@ -252,16 +187,10 @@ async fn footers() {
     let read = async |bytes| judge(bytes, &OpenGate::closed()).await;
     let mut padded = good.clone();
     padded.resize(good.len() + 70_000, 0);
-    assert!(
-        read(padded).await.unwrap().1 == disk,
-        "zeros behind the end"
-    );
+    assert!(read(padded).await.unwrap().1 == disk, "zeros behind the end");
     let mut tailed = good.clone();
     tailed.extend_from_slice(b"appended by somebody");
-    assert!(
-        read(tailed).await.unwrap().1 == disk,
-        "bytes behind the end"
-    );
+    assert!(read(tailed).await.unwrap().1 == disk, "bytes behind the end");
     // Without a footer the directory's own marker is found.
     let (warnings, content) = read(good[..footer - 512].to_vec()).await.unwrap();
     assert!(content == disk && warnings == 1, "no footer");
@@ -272,24 +201,12 @@ async fn footers() {
     zeros.resize(good.len(), 0);
     assert_eq!(kind_of(zeros).await, Some(Kind::Truncated));
     let other = patched(&good, footer + 12, &4999_u64.to_le_bytes());
-    assert_eq!(
-        kind_of(other).await,
-        Some(Kind::Corrupt),
-        "another capacity"
-    );
+    assert_eq!(kind_of(other).await, Some(Kind::Corrupt), "another capacity");
     let nowhere = patched(&good, footer + 56, &[0xff; 8]);
-    assert_eq!(
-        kind_of(nowhere).await,
-        Some(Kind::Corrupt),
-        "no place in the footer"
-    );
+    assert_eq!(kind_of(nowhere).await, Some(Kind::Corrupt), "no place in the footer");
     let (front, _) = stream(&disk, Stream::Front, "", true);
     let lost = patched(&front, 56, &[0xff; 8]);
-    assert_eq!(
-        kind_of(lost).await,
-        Some(Kind::Truncated),
-        "no directory at the end"
-    );
+    assert_eq!(kind_of(lost).await, Some(Kind::Truncated), "no directory at the end");
 }
 
 #[tokio::test]
@@ -341,9 +258,7 @@ async fn cowd_and_se_sparse_headers() {
         let folder = MemFolder::new([("x", bytes)]);
         let text = descriptor("vmfsSparse", None, &["RW 5000 SPARSE \"x\"".into()]);
         let error = judge(text.into_bytes(), &folder.gate()).await;
-        let error = error
-            .err()
-            .unwrap_or_else(|| panic!("field {at} = {value:#x} passed"));
+        let error = error.err().unwrap_or_else(|| panic!("field {at} = {value:#x} passed"));
         assert_eq!(error.kind(), *wanted, "field {at} = {value:#x}: {error:?}");
     }
 }
@@ -357,14 +272,8 @@ async fn descriptors() {
         ("RW 10 FLAT \"a.vmdk\" 0", NONE),
         ("RW 11 FLAT \"a.vmdk\" 0", Some(Kind::Truncated)),
         ("RW 10 FLAT \"a.vmdk\" 1", Some(Kind::Truncated)),
-        (
-            "RW 10 FLAT \"a.vmdk\" 18446744073709551615",
-            Some(Kind::Corrupt),
-        ),
-        (
-            "RW 18446744073709551615 FLAT \"a.vmdk\" 0",
-            Some(Kind::Limit),
-        ),
+        ("RW 10 FLAT \"a.vmdk\" 18446744073709551615", Some(Kind::Corrupt)),
+        ("RW 18446744073709551615 FLAT \"a.vmdk\" 0", Some(Kind::Limit)),
         ("RW 10 SPARSE \"a.vmdk\"", Some(Kind::Corrupt)),
         ("RW 10 FLAT \"b.vmdk\" 0", Some(Kind::NotFound)),
         ("RW 10 FLAT \"/etc/passwd\" 0", Some(Kind::Unsafe)),
@@ -385,12 +294,7 @@ async fn descriptors() {
         assert_eq!(found.err().map(|error| error.kind()), wanted, "{extent}");
     }
     let asked = folder.asked.lock().unwrap().clone();
-    assert!(
-        asked
-            .iter()
-            .all(|name| name == "a.vmdk" || name == "b.vmdk"),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|name| name == "a.vmdk" || name == "b.vmdk"), "{asked:?}");
     let good = text("RW 10 FLAT \"a.vmdk\" 0");
     for (from, to, wanted) in [
         ("monolithicFlat", "fullDevice", Kind::Unsupported),
@@ -398,20 +302,14 @@ async fn descriptors() {
         ("monolithicFlat", "custom", Kind::Unsupported),
         ("monolithicFlat", "vmfsRawDeviceMap", Kind::Unsupported),
         ("monolithicFlat", "no-such-type", Kind::Unsupported),
-        (
-            "#DDB",
-            "encryption.keySafe = \"vmware:key\"",
-            Kind::Encrypted,
-        ),
+        ("#DDB", "encryption.keySafe = \"vmware:key\"", Kind::Encrypted),
         ("parentCID=ffffffff", "parentCID=12345678", Kind::Unsafe),
     ] {
         assert!(good.contains(from));
         let found = judge(good.replace(from, to).into_bytes(), &folder.gate()).await;
         assert_eq!(found.unwrap_err().kind(), wanted, "{to}");
     }
-    let many = (0..5000)
-        .map(|n| format!("RW 1 FLAT \"{n}\" 0"))
-        .collect::<Vec<_>>();
+    let many = (0..5000).map(|n| format!("RW 1 FLAT \"{n}\" 0")).collect::<Vec<_>>();
     let many = descriptor("monolithicFlat", None, &many);
     assert_eq!(kind_of(many.into_bytes()).await, Some(Kind::Limit));
 }
@@ -419,11 +317,7 @@ async fn descriptors() {
 /// An image that names itself as extent or parent ends, whatever the gate allows.
 #[tokio::test]
 async fn cycles_end() {
-    let own = descriptor(
-        "monolithicFlat",
-        Some((crate::build::CID, "top")),
-        &["RW 1 ZERO".into()],
-    );
+    let own = descriptor("monolithicFlat", Some((crate::build::CID, "top")), &["RW 1 ZERO".into()]);
     let folder = MemFolder::new([("top", own.clone().into_bytes())]);
     let error = judge(own.into_bytes(), &folder.gate()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe, "{error:?}");
@@ -437,14 +331,7 @@ async fn cycles_end() {
 #[tokio::test]
 async fn random_damage_is_survived() {
     let disk = sparse_disk(300 * SECTOR, 8);
-    let hosted_small = hosted(
-        &disk,
-        &Hosted {
-            grain: 8,
-            ..Hosted::default()
-        },
-    )
-    .0;
+    let hosted_small = hosted(&disk, &Hosted { grain: 8, ..Hosted::default() }).0;
     let seeds = [
         hosted_small,
         stream(&disk, Stream::Footer, "", false).0,
@@ -483,9 +370,6 @@ async fn random_damage_is_survived() {
             _ => panic!("one read of two failed"),
         }
     }
-    assert!(
-        survived > 10,
-        "the damage is too much to test anything: {survived}"
-    );
+    assert!(survived > 10, "the damage is too much to test anything: {survived}");
     assert!(open_alone(seeds[0].clone()).await.is_ok());
 }

@@ -11,34 +11,20 @@ use std::sync::Arc;
 /// Checks the structure, then the bytes.
 async fn passes(image: &Arc<dyn Image>, disk: &[u8], warnings: &[&str]) {
     let report = image.check(&Limits::default()).await.expect("check");
-    let found: Vec<&str> = image
-        .info()
-        .warnings
-        .iter()
-        .chain(&report.warnings)
-        .map(|w| w.code)
-        .collect();
+    let found: Vec<&str> =
+        image.info().warnings.iter().chain(&report.warnings).map(|w| w.code).collect();
     assert_eq!(found, warnings);
     conformance::source(image.as_ref(), disk).await;
 }
 
 #[tokio::test]
 async fn monolithic_sparse() {
-    for (sectors, grain, backwards) in [
-        (1, 128, false),
-        (1954, 128, true),
-        (9_000, 8, false),
-        (20_480, 128, false),
-    ] {
+    for (sectors, grain, backwards) in
+        [(1, 128, false), (1954, 128, true), (9_000, 8, false), (20_480, 128, false)]
+    {
         let disk = sparse_disk(sectors * SECTOR, sectors as u64);
         for (zero_entries, redundant) in [(false, true), (true, false)] {
-            let how = Hosted {
-                grain,
-                zero_entries,
-                redundant,
-                backwards,
-                ..Hosted::default()
-            };
+            let how = Hosted { grain, zero_entries, redundant, backwards, ..Hosted::default() };
             let image = open_alone(hosted(&disk, &how).0).await.unwrap();
             assert_eq!(image.info().subformat, "monolithicSparse");
             assert_eq!(image.info().cluster_size, Some((grain * SECTOR) as u64));
@@ -61,20 +47,9 @@ async fn streams_of_all_five_layouts() {
         }
         let disk = vec![0; 100_000 * SECTOR];
         let image = open_alone(stream(&disk, layout, "", true).0).await.unwrap();
-        assert_eq!(
-            image
-                .check(&Limits::default())
-                .await
-                .unwrap()
-                .allocated_size,
-            Some(0)
-        );
+        assert_eq!(image.check(&Limits::default()).await.unwrap().allocated_size, Some(0));
         let whole = ByteRange::whole(image.size());
-        assert_eq!(
-            image.extents(whole, 9).await.unwrap().len(),
-            1,
-            "{layout:?}"
-        );
+        assert_eq!(image.extents(whole, 9).await.unwrap().len(), 1, "{layout:?}");
     }
 }
 
@@ -87,15 +62,9 @@ async fn streams_of_several_tables() {
     let at = disk.len() - data.len();
     disk[at..].copy_from_slice(&data);
     for layout in Stream::ALL {
-        let image = open_alone(stream(&disk, layout, "", false).0)
-            .await
-            .unwrap();
+        let image = open_alone(stream(&disk, layout, "", false).0).await.unwrap();
         image.check(&Limits::default()).await.unwrap();
-        for (offset, len) in [
-            (0, 400_000),
-            (at - 1000, data.len() + 1000),
-            (33_554_000, 5_000),
-        ] {
+        for (offset, len) in [(0, 400_000), (at - 1000, data.len() + 1000), (33_554_000, 5_000)] {
             let mut buf = vec![1; len];
             image.read_at(offset as u64, &mut buf).await.unwrap();
             assert!(buf == disk[offset..offset + len], "{layout:?} at {offset}");
@@ -108,18 +77,10 @@ async fn streams_of_several_tables() {
 async fn contiguous_grains_are_one_extent() {
     let mut disk = vec![7; 64 << 20];
     disk[40 << 20..50 << 20].fill(0);
-    let image = open_alone(hosted(&disk, &Hosted::default()).0)
-        .await
-        .unwrap();
-    let list = image
-        .extents(ByteRange::whole(image.size()), 100)
-        .await
-        .unwrap();
+    let image = open_alone(hosted(&disk, &Hosted::default()).0).await.unwrap();
+    let list = image.extents(ByteRange::whole(image.size()), 100).await.unwrap();
     let plain = |p: &Placement| matches!(p, Placement::Plain { .. });
-    let shape: Vec<_> = list
-        .iter()
-        .map(|e| (plain(&e.placement), e.range.len() >> 20))
-        .collect();
+    let shape: Vec<_> = list.iter().map(|e| (plain(&e.placement), e.range.len() >> 20)).collect();
     assert_eq!(shape, [(true, 40), (false, 10), (true, 14)]);
 }
 
@@ -136,16 +97,8 @@ async fn a_work_item_of_a_stream_is_one_read() {
         let plan = FetchPlan::new(item, &list, FetchTuning::new(ReadHint::LOCAL)).unwrap();
         if layout != Stream::OutOfOrder {
             let most = (4 << 20) + (80 << 10);
-            assert!(
-                plan.read_len() <= most,
-                "{layout:?} reads {}",
-                plan.read_len()
-            );
-            assert_eq!(
-                format!("{plan:?}").matches("Read {").count(),
-                1,
-                "{layout:?}"
-            );
+            assert!(plan.read_len() <= most, "{layout:?} reads {}", plan.read_len());
+            assert_eq!(format!("{plan:?}").matches("Read {").count(), 1, "{layout:?}");
         }
     }
 }
@@ -154,13 +107,7 @@ async fn a_work_item_of_a_stream_is_one_read() {
 #[tokio::test]
 async fn an_empty_disk_of_any_size_is_one_extent() {
     let disk = vec![0; SECTOR];
-    let (mut bytes, places) = hosted(
-        &disk,
-        &Hosted {
-            redundant: false,
-            ..Hosted::default()
-        },
-    );
+    let (mut bytes, places) = hosted(&disk, &Hosted { redundant: false, ..Hosted::default() });
     let capacity: u64 = 40 << 40;
     bytes[12..20].copy_from_slice(&(capacity / 512).to_le_bytes());
     let directory = usize::try_from(capacity.div_ceil(32 << 20)).unwrap() * 4;
@@ -190,11 +137,7 @@ async fn cowd_and_se_sparse_behind_a_descriptor() {
         ("vmfsSparse", "VMFSSPARSE", cowd(&disk, 1, false, WHOLE)),
         ("vmfsSparse", "VMFSSPARSE", cowd(&disk, 16, true, WHOLE)),
         ("seSparse", "SESPARSE", sesparse(&disk, WHOLE)),
-        (
-            "monolithicSparse",
-            "SPARSE",
-            hosted(&disk, &Hosted::default()).0,
-        ),
+        ("monolithicSparse", "SPARSE", hosted(&disk, &Hosted::default()).0),
     ];
     for (create_type, kind, bytes) in images {
         let folder = MemFolder::new([("x.vmdk", bytes)]);
@@ -210,15 +153,8 @@ async fn cowd_and_se_sparse_behind_a_descriptor() {
 #[tokio::test]
 async fn parts_opened_alone_are_refused() {
     let disk = sparse_disk(100 * SECTOR, 4);
-    let part = Hosted {
-        descriptor: None,
-        ..Hosted::default()
-    };
-    for bytes in [
-        hosted(&disk, &part).0,
-        cowd(&disk, 8, false, WHOLE),
-        sesparse(&disk, WHOLE),
-    ] {
+    let part = Hosted { descriptor: None, ..Hosted::default() };
+    for bytes in [hosted(&disk, &part).0, cowd(&disk, 8, false, WHOLE), sesparse(&disk, WHOLE)] {
         let error = open_alone(bytes).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         assert!(error.remedy().contains("descriptor"), "{}", error.remedy());
@@ -229,10 +165,7 @@ async fn parts_opened_alone_are_refused() {
 #[tokio::test]
 async fn many_extents_keep_their_places() {
     let flat = sparse_disk(33 * SECTOR, 1);
-    let part = Hosted {
-        descriptor: None,
-        ..Hosted::default()
-    };
+    let part = Hosted { descriptor: None, ..Hosted::default() };
     let sparse = sparse_disk(301 * SECTOR, 2);
     let cow = sparse_disk(77 * SECTOR, 3);
     let mut disk = vec![0; 5 * SECTOR];
@@ -259,21 +192,10 @@ async fn many_extents_keep_their_places() {
     let text = descriptor("twoGbMaxExtentSparse", None, &extents);
     for text in [text.clone(), text.replace('\n', "\r\n")] {
         let image = open_with(text.into_bytes(), &folder.gate()).await.unwrap();
-        assert_eq!(
-            image
-                .check(&Limits::default())
-                .await
-                .unwrap()
-                .allocated_size,
-            None
-        );
+        assert_eq!(image.check(&Limits::default()).await.unwrap().allocated_size, None);
         passes(&image, &disk, &[]).await;
     }
-    assert_eq!(
-        folder.asked.lock().unwrap().len(),
-        6,
-        "each file is opened once"
-    );
+    assert_eq!(folder.asked.lock().unwrap().len(), 6, "each file is opened once");
 }
 
 #[tokio::test]
@@ -296,38 +218,19 @@ async fn children_read_through_to_their_parents() {
     let parent = hosted(&base, &Hosted::default()).0;
     let named = Some((CID, "C:\\VMs\\base.vmdk"));
     let text = descriptor("monolithicSparse", named, &[line(&disk, "SPARSE", "any")]);
-    let how = Hosted {
-        zero_entries: true,
-        absent: big,
-        descriptor: Some(text),
-        ..Hosted::default()
-    };
-    let folder = MemFolder::new([
-        ("base.vmdk", parent),
-        ("delta.vmdk", sesparse(&disk, small)),
-    ]);
-    let image = open_with(hosted(&disk, &how).0, &folder.gate())
-        .await
-        .unwrap();
-    assert_eq!(
-        image.info().backing.as_ref().unwrap().name,
-        "C:\\VMs\\base.vmdk"
-    );
+    let how =
+        Hosted { zero_entries: true, absent: big, descriptor: Some(text), ..Hosted::default() };
+    let folder = MemFolder::new([("base.vmdk", parent), ("delta.vmdk", sesparse(&disk, small))]);
+    let image = open_with(hosted(&disk, &how).0, &folder.gate()).await.unwrap();
+    assert_eq!(image.info().backing.as_ref().unwrap().name, "C:\\VMs\\base.vmdk");
     passes(&image, &disk, &[]).await;
-    let text = descriptor(
-        "seSparse",
-        Some((CID, "base.vmdk")),
-        &[line(&disk, "SESPARSE", "delta.vmdk")],
-    );
-    let image = open_with(text.clone().into_bytes(), &folder.gate())
-        .await
-        .unwrap();
+    let text =
+        descriptor("seSparse", Some((CID, "base.vmdk")), &[line(&disk, "SESPARSE", "delta.vmdk")]);
+    let image = open_with(text.clone().into_bytes(), &folder.gate()).await.unwrap();
     passes(&image, &disk, &[]).await;
 
     let wrong = text.replace("parentCID=0badcafe", "parentCID=0badcaff");
-    let error = open_with(wrong.into_bytes(), &folder.gate())
-        .await
-        .unwrap_err();
+    let error = open_with(wrong.into_bytes(), &folder.gate()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
     let error = open_alone(text.into_bytes()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsafe, "{error}");
@@ -337,30 +240,17 @@ async fn children_read_through_to_their_parents() {
 #[tokio::test]
 async fn the_redundant_copy_helps_out() {
     let disk = sparse_disk(20_000 * SECTOR, 6);
-    let how = Hosted {
-        grain: 8,
-        ..Hosted::default()
-    };
+    let how = Hosted { grain: 8, ..Hosted::default() };
     let (good, places) = hosted(&disk, &how);
     let mut entry = good.clone();
     entry[places.directory..places.directory + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut table = good.clone();
     table[places.tables[2]..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
     for bytes in [entry, table] {
-        passes(
-            &open_alone(bytes).await.unwrap(),
-            &disk,
-            &["grain_table_rescued"],
-        )
-        .await;
+        passes(&open_alone(bytes).await.unwrap(), &disk, &["grain_table_rescued"]).await;
     }
     let mut differs = good;
     let copy = places.tables[0] - places.directory + places.redundant;
     differs[copy..copy + 4].fill(0);
-    passes(
-        &open_alone(differs).await.unwrap(),
-        &disk,
-        &["redundant_differs"],
-    )
-    .await;
+    passes(&open_alone(differs).await.unwrap(), &disk, &["redundant_differs"]).await;
 }

@@ -19,22 +19,14 @@ pub(crate) struct MemFolder {
 impl MemFolder {
     pub(crate) fn new<N: Into<String>>(files: impl IntoIterator<Item = (N, Vec<u8>)>) -> Arc<Self> {
         Arc::new(Self {
-            files: files
-                .into_iter()
-                .map(|(name, bytes)| (name.into(), bytes))
-                .collect(),
+            files: files.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect(),
             asked: Mutex::default(),
         })
     }
 
     pub(crate) fn gate(self: &Arc<Self>) -> OpenGate {
         let grants = vec![Grant("/images".into())];
-        OpenGate::new(
-            Arc::clone(self) as Arc<dyn OpenBeneath>,
-            grants,
-            "/images",
-            "the top",
-        )
+        OpenGate::new(Arc::clone(self) as Arc<dyn OpenBeneath>, grants, "/images", "the top")
     }
 }
 
@@ -42,10 +34,8 @@ impl MemFolder {
 impl OpenBeneath for MemFolder {
     async fn open_beneath(&self, _directory: &str, relative: &str) -> Result<OpenedFile> {
         self.asked.lock().unwrap().push(relative.to_owned());
-        let bytes = self
-            .files
-            .get(relative)
-            .ok_or_else(|| Error::new(Kind::NotFound, "no such file"))?;
+        let bytes =
+            self.files.get(relative).ok_or_else(|| Error::new(Kind::NotFound, "no such file"))?;
         Ok(OpenedFile {
             source: Arc::new(MemSource::new(relative, bytes.clone())),
             identity: relative.to_owned(),
@@ -68,10 +58,7 @@ pub(crate) async fn open_source(
     source: Arc<dyn Source>,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
-    let options = OpenOptions {
-        format: Some(Format::Vmdk),
-        ..OpenOptions::default()
-    };
+    let options = OpenOptions { format: Some(Format::Vmdk), ..OpenOptions::default() };
     open(source, &options, gate).await
 }
 
@@ -142,10 +129,7 @@ impl Folder {
 #[async_trait]
 impl OpenBeneath for Folder {
     async fn open_beneath(&self, _directory: &str, relative: &str) -> Result<OpenedFile> {
-        assert!(
-            !relative.contains(".."),
-            "the gate let {relative:?} through"
-        );
+        assert!(!relative.contains(".."), "the gate let {relative:?} through");
         let path = self.0.join(relative);
         Ok(OpenedFile {
             source: Arc::new(FileSource::open(&path)?),

@@ -37,19 +37,14 @@ impl Variables {
     fn key(&self, id: &[&str], secret: &[&str], token: &[&str]) -> Result<Option<Credentials>> {
         match (self.first(id), self.secret(secret)) {
             (None, None) => Ok(None),
-            (Some(id), Some(secret)) => Ok(Some(Credentials::Key {
-                id,
-                secret,
-                token: self.secret(token),
-            })),
+            (Some(id), Some(secret)) => {
+                Ok(Some(Credentials::Key { id, secret, token: self.secret(token) }))
+            }
             (found, _) => {
                 let missing = if found.is_some() { secret } else { id };
                 Err(Error::new(
                     Kind::Usage,
-                    format!(
-                        "the variable {} is not set, but its other half is",
-                        missing[0]
-                    ),
+                    format!("the variable {} is not set, but its other half is", missing[0]),
                 ))
             }
         }
@@ -122,15 +117,11 @@ fn cos(variables: &Variables) -> Result<StoreSettings> {
 }
 
 fn google(variables: &Variables) -> StoreSettings {
-    let key = variables
-        .secret(&["GOOGLE_SERVICE_ACCOUNT_KEY"])
-        .map(Credentials::ServiceAccountKey);
+    let key = variables.secret(&["GOOGLE_SERVICE_ACCOUNT_KEY"]).map(Credentials::ServiceAccountKey);
     let account = variables
         .first(&["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"])
         .map(|path| Credentials::ServiceAccountFile(path.into()));
-    let token = variables
-        .secret(&["GOOGLE_OAUTH_ACCESS_TOKEN"])
-        .map(Credentials::Bearer);
+    let token = variables.secret(&["GOOGLE_OAUTH_ACCESS_TOKEN"]).map(Credentials::Bearer);
     let file = variables
         .first(&["GOOGLE_APPLICATION_CREDENTIALS"])
         .map(|path| Credentials::ApplicationFile(path.into()));
@@ -143,18 +134,12 @@ fn google(variables: &Variables) -> StoreSettings {
 
 fn azure(variables: &Variables) -> StoreSettings {
     let key = variables
-        .secret(&[
-            "AZURE_STORAGE_ACCOUNT_KEY",
-            "AZURE_STORAGE_KEY",
-            "AZURE_STORAGE_ACCESS_KEY",
-        ])
+        .secret(&["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCESS_KEY"])
         .map(Credentials::AccountKey);
     let signature = variables
         .secret(&["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"])
         .map(Credentials::SharedAccess);
-    let token = variables
-        .secret(&["AZURE_STORAGE_TOKEN"])
-        .map(Credentials::Bearer);
+    let token = variables.secret(&["AZURE_STORAGE_TOKEN"]).map(Credentials::Bearer);
     StoreSettings {
         endpoint: variables.first(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]),
         account: variables.first(&["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]),

@@ -50,9 +50,7 @@ pub(super) fn parse(text: &str) -> Result<FileSettings> {
             .span()
             .and_then(|span| text.get(..span.start))
             .map_or(1, |before| before.lines().count().max(1));
-        usage(format!(
-            "the configuration file is not valid TOML near line {line}"
-        ))
+        usage(format!("the configuration file is not valid TOML near line {line}"))
     })?;
     let mut store = match file.remove("store") {
         None => return Ok(FileSettings::default()),
@@ -91,9 +89,7 @@ fn usage(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 fn table(value: Value, path: &str) -> Result<Table> {
     match value {
         Value::Table(table) => Ok(table),
-        _ => Err(usage(format!(
-            "{path} in the configuration file is not a table"
-        ))),
+        _ => Err(usage(format!("{path} in the configuration file is not a table"))),
     }
 }
 
@@ -105,10 +101,7 @@ struct Section {
 
 impl Section {
     fn new(fields: Table, path: impl Into<String>) -> Self {
-        Self {
-            fields,
-            path: path.into(),
-        }
+        Self { fields, path: path.into() }
     }
 
     fn settings(mut self) -> Result<StoreSettings> {
@@ -142,10 +135,7 @@ impl Section {
     }
 
     fn wrong(&self, name: &str, wanted: &str) -> Error {
-        usage(format!(
-            "{}.{name} in the configuration file is not {wanted}",
-            self.path
-        ))
+        usage(format!("{}.{name} in the configuration file is not {wanted}", self.path))
     }
 
     fn text(&mut self, name: &str) -> Result<Option<String>> {
@@ -182,9 +172,9 @@ impl Section {
         let wanted = "a duration such as \"90s\", \"10m\" or \"1h\"";
         match self.fields.remove(name) {
             None => Ok(None),
-            Some(Value::String(text)) => duration(&text)
-                .map(Some)
-                .ok_or_else(|| self.wrong(name, wanted)),
+            Some(Value::String(text)) => {
+                duration(&text).map(Some).ok_or_else(|| self.wrong(name, wanted))
+            }
             Some(_) => Err(self.wrong(name, wanted)),
         }
     }
@@ -211,8 +201,7 @@ impl Section {
         let all = [
             key,
             self.secret("bearer_token")?.map(Credentials::Bearer),
-            self.secret("service_account_key")?
-                .map(Credentials::ServiceAccountKey),
+            self.secret("service_account_key")?.map(Credentials::ServiceAccountKey),
             path(self.text("service_account_file")?).map(Credentials::ServiceAccountFile),
             path(self.text("application_credentials")?).map(Credentials::ApplicationFile),
             self.secret("account_key")?.map(Credentials::AccountKey),

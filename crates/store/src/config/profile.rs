@@ -43,10 +43,7 @@ fn section<'t>(text: &'t str, profile: &str) -> BTreeMap<&'t str, &'t str> {
     let mut values = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with([' ', '\t'])) {
         let line = line.trim();
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let name = name.trim();
             let name = name.strip_prefix("profile ").map_or(name, str::trim);
             inside = name == profile;

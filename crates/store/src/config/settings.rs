@@ -60,10 +60,9 @@ impl Credentials {
         }
         match self {
             Self::ServiceAccountKey(_) => Ok(()),
-            _ => self
-                .secrets()
-                .into_iter()
-                .try_for_each(|text| check_text("secret or token", text)),
+            _ => {
+                self.secrets().into_iter().try_for_each(|text| check_text("secret or token", text))
+            }
         }
     }
 }
@@ -147,8 +146,7 @@ impl StoreSettings {
             part_size
         );
         let headers = over.headers.iter();
-        self.headers
-            .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
+        self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));
         self
     }
 

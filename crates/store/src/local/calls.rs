@@ -165,24 +165,13 @@ mod tests {
         })
         .unwrap();
         assert_eq!(file[11..111], data);
-        assert!(
-            file[..11]
-                .iter()
-                .chain(&file[111..])
-                .all(|byte| *byte == 0xEE)
-        );
+        assert!(file[..11].iter().chain(&file[111..]).all(|byte| *byte == 0xEE));
     }
 
     #[test]
     fn errors_and_full_devices_end_the_loop() {
-        assert_eq!(
-            read_with(&mut [0; 4], 0, |_, _| Err(Errno::IO)),
-            Err(Errno::IO)
-        );
-        assert_eq!(
-            write_with(&[0; 4], 0, |_, _| Err(Errno::IO)),
-            Err(Errno::IO)
-        );
+        assert_eq!(read_with(&mut [0; 4], 0, |_, _| Err(Errno::IO)), Err(Errno::IO));
+        assert_eq!(write_with(&[0; 4], 0, |_, _| Err(Errno::IO)), Err(Errno::IO));
         assert_eq!(write_with(&[0; 4], 0, |_, _| Ok(0)), Err(Errno::NOSPC));
     }
 }

@@ -68,10 +68,7 @@ impl DeviceTarget {
         let stat = rustix::fs::fstat(&fd).map_err(fail)?;
         let sysfs = Sysfs::system().device(stat.st_rdev);
         if Node::of(&stat) != Ok(Node::Device) {
-            return Err(unusable(
-                "the path was given to another file just now",
-                &name,
-            ));
+            return Err(unusable("the path was given to another file just now", &name));
         }
         // Linux opens a read-only device for writing and refuses the writes.
         if sysfs.as_ref().is_some_and(BlockDevice::read_only) {
@@ -134,11 +131,7 @@ impl DeviceTarget {
         if part.is_empty() {
             return Ok(());
         }
-        let _alone = self
-            .0
-            .blocks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.0.blocks.write().unwrap_or_else(PoisonError::into_inner);
         let fd = self.0.fd.as_fd();
         let lead = part.start() % u64::from(self.0.block);
         let start = part.start() - lead;
@@ -146,9 +139,7 @@ impl DeviceTarget {
         let count = read_up_to(fd, start, &mut whole).map_err(self.fail("read a block", start))?;
         if count < whole.len() {
             let text = format!("the device ends here, it had {} bytes", self.0.size);
-            return Err(Error::new(Kind::TargetUnusable, text)
-                .path(&*self.0.name)
-                .offset(start));
+            return Err(Error::new(Kind::TargetUnusable, text).path(&*self.0.name).offset(start));
         }
         let lead = usize::try_from(lead).unwrap_or(usize::MAX);
         let len = usize::try_from(part.len()).unwrap_or(usize::MAX);
@@ -210,9 +201,9 @@ fn open_exclusive(path: &Path) -> std::result::Result<OwnedFd, Errno> {
 /// Why the device cannot be opened for writing.
 fn refusal(path: &Path, name: &str, errno: Errno) -> Error {
     match errno {
-        Errno::BUSY if locked_elsewhere(path) => Error::new(Kind::Locked, "another run has it")
-            .during("open")
-            .path(name),
+        Errno::BUSY if locked_elsewhere(path) => {
+            Error::new(Kind::Locked, "another run has it").during("open").path(name)
+        }
         Errno::BUSY => unusable(
             "it is in use: it or a part of it is mounted, or another device or program holds it",
             name,
@@ -223,9 +214,7 @@ fn refusal(path: &Path, name: &str, errno: Errno) -> Error {
 }
 
 fn unusable(problem: &'static str, name: &str) -> Error {
-    Error::new(Kind::TargetUnusable, problem)
-        .during("open")
-        .path(name)
+    Error::new(Kind::TargetUnusable, problem).during("open").path(name)
 }
 
 fn read_only_error(name: &str) -> Error {
@@ -314,8 +303,7 @@ impl LocalWrite for DeviceTarget {
         let range = self.check_range(range.start(), range.len())?;
         let (head, body, tail) = self.split(range);
         self.change_block(head, |bytes| bytes.fill(0))?;
-        body.chunks(ZERO_STEP)
-            .try_for_each(|piece| self.zero_blocks(piece))?;
+        body.chunks(ZERO_STEP).try_for_each(|piece| self.zero_blocks(piece))?;
         self.change_block(tail, |bytes| bytes.fill(0))
     }
 }

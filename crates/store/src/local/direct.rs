@@ -112,11 +112,7 @@ impl DirectFile {
         let there = read_aligned(fd, offset - lead as u64, &mut bounce[..len], unit)?;
         let count = there.saturating_sub(lead).min(buf.len());
         buf[..count].copy_from_slice(&bounce[lead..lead + count]);
-        let mut kept = self
-            .0
-            .bounces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.bounces.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
             kept.push(bounce);
         }
@@ -124,12 +120,7 @@ impl DirectFile {
     }
 
     fn take_bounce(&self) -> std::result::Result<AlignedBuf, Errno> {
-        let kept = self
-            .0
-            .bounces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let kept = self.0.bounces.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match kept {
             Some(buffer) => Ok(buffer),
             None => AlignedBuf::zeroed(BOUNCE.max(self.0.unit)).map_err(|_| Errno::NOMEM),

@@ -35,11 +35,7 @@ pub(super) fn map_file(
         };
         let (hole, rest) = todo.split_at(data);
         merge_extents(&mut list, Extent::new(hole, Placement::Zero));
-        let end = if rest.is_empty() {
-            rest.end()
-        } else {
-            end_of_data(fd, name, rest)?
-        };
+        let end = if rest.is_empty() { rest.end() } else { end_of_data(fd, name, rest)? };
         let (data, rest) = rest.split_at(end);
         merge_extents(&mut list, Extent::new(data, Placement::Opaque));
         todo = rest;
@@ -69,9 +65,6 @@ fn require_size(fd: BorrowedFd<'_>, name: &str, range: ByteRange) -> Result<()> 
     if size >= range.end() {
         return Ok(());
     }
-    let text = format!(
-        "the file has {size} bytes now, expected at least {}",
-        range.end()
-    );
+    let text = format!("the file has {size} bytes now, expected at least {}", range.end());
     Err(Error::new(Kind::Truncated, text).path(name).offset(size))
 }

@@ -67,9 +67,7 @@ impl FileTarget {
         let mode = Mode::from_raw_mode(0o666);
         let fd = rustix::fs::openat(&directory, leaf, flags, mode).map_err(|errno| {
             if errno == rustix::io::Errno::EXIST {
-                return Error::new(Kind::Usage, "it exists already")
-                    .during("create")
-                    .path(&*name);
+                return Error::new(Kind::Usage, "it exists already").during("create").path(&*name);
             }
             target_error("create", &name, errno)
         })?;
@@ -108,14 +106,7 @@ impl FileTarget {
         // The size of before the lock may be that of another run's half-made file.
         let stat = rustix::fs::fstat(&fd).map_err(|errno| target_error("look at", &name, errno))?;
         let size = node::size_of(&fd, &stat, node, &name)?;
-        Ok(Self::from_parts(
-            path,
-            fd,
-            stat,
-            size,
-            false,
-            Syncer::default(),
-        ))
+        Ok(Self::from_parts(path, fd, stat, size, false, Syncer::default()))
     }
 
     fn from_parts(

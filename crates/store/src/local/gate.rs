@@ -135,10 +135,7 @@ fn open_steps(
     if relative.starts_with('/') {
         return Err(Errno::XDEV);
     }
-    let mut parts = relative
-        .split('/')
-        .filter(|part| !matches!(*part, "" | "."))
-        .peekable();
+    let mut parts = relative.split('/').filter(|part| !matches!(*part, "" | ".")).peekable();
     let mut here = None;
     while let Some(part) = parts.next() {
         if part == ".." {

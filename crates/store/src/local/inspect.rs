@@ -56,10 +56,7 @@ struct System {
 /// `Denied` or `Io` when not even looking is possible. Everything else, also a path that names no
 /// disk, is an obstacle in the facts.
 pub fn inspect_target(path: impl AsRef<Path>) -> Result<TargetFacts> {
-    let system = System {
-        sysfs: Sysfs::system(),
-        proc: PathBuf::from("/proc"),
-    };
+    let system = System { sysfs: Sysfs::system(), proc: PathBuf::from("/proc") };
     system.inspect(path.as_ref())
 }
 
@@ -97,14 +94,10 @@ impl System {
         let mut found = self.uses_of_device(&device);
         found.extend(self.loops_over(stat, Node::Device));
         if device.read_only() {
-            found.push(Obstacle::ReadOnlyDevice {
-                device: device.name(),
-            });
+            found.push(Obstacle::ReadOnlyDevice { device: device.name() });
         }
         if facts.size == 0 {
-            found.push(Obstacle::NoMedium {
-                device: device.name(),
-            });
+            found.push(Obstacle::NoMedium { device: device.name() });
         }
         found.extend(not_writable(path));
         facts.obstacles = sorted(found);
@@ -116,18 +109,14 @@ impl System {
         let fail = |errno: Errno| Error::io(IoSide::Target, "look at", &*name, errno.into());
         let mut facts = TargetFacts::new(TargetKind::File);
         facts.size = u64::try_from(stat.st_size).unwrap_or(0);
-        facts.allocated = u64::try_from(stat.st_blocks)
-            .unwrap_or(0)
-            .saturating_mul(512);
+        facts.allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         let file_system = rustix::fs::statvfs(path).map_err(fail)?;
         facts.free = Some(free(&file_system));
         let mut found = self.loops_over(stat, Node::File);
         let identity = node::identity_of(stat, Node::File);
         let is_swap = |path: &PathBuf| identity_at(path).as_ref() == Some(&identity);
         if swaps(&self.proc).iter().any(is_swap) {
-            found.push(Obstacle::Swap {
-                device: name.clone().into_owned(),
-            });
+            found.push(Obstacle::Swap { device: name.clone().into_owned() });
         }
         found.extend(read_only(path, &file_system));
         found.extend(not_writable(path));
@@ -143,10 +132,11 @@ impl System {
         let above = device.and_above();
         let whole = device.disk();
         for used in above.iter().chain(&whole) {
-            found.extend(used.holders().iter().map(|holder| Obstacle::Held {
-                device: used.title(),
-                holder: holder.title(),
-            }));
+            found.extend(
+                used.holders()
+                    .iter()
+                    .map(|holder| Obstacle::Held { device: used.title(), holder: holder.title() }),
+            );
             found.extend(mounted(used, &mounts));
             found.extend(self.swapped(used));
         }
@@ -156,12 +146,8 @@ impl System {
 
     fn swapped(&self, device: &BlockDevice) -> Option<Obstacle> {
         let dev = device.dev()?;
-        let mut devices = swaps(&self.proc)
-            .into_iter()
-            .filter_map(|path| device_at(&path));
-        devices.any(|swap| swap == dev).then(|| Obstacle::Swap {
-            device: device.title(),
-        })
+        let mut devices = swaps(&self.proc).into_iter().filter_map(|path| device_at(&path));
+        devices.any(|swap| swap == dev).then(|| Obstacle::Swap { device: device.title() })
     }
 
     /// Whether the running system's root lies on the device, through whatever layers.
@@ -171,9 +157,8 @@ impl System {
         let below = root.and_below(&self.sysfs);
         let parts = device.partitions();
         let carries = |part: &BlockDevice| below.contains(part);
-        (carries(device) || parts.iter().any(carries)).then(|| Obstacle::SystemDisk {
-            device: device.title(),
-        })
+        (carries(device) || parts.iter().any(carries))
+            .then(|| Obstacle::SystemDisk { device: device.title() })
     }
 
     /// The loop devices over the target, and who uses those.
@@ -184,10 +169,7 @@ impl System {
             if identity_at(&file).as_ref() != Some(&identity) {
                 continue;
             }
-            found.push(Obstacle::Held {
-                device: shown(&file),
-                holder: device.title(),
-            });
+            found.push(Obstacle::Held { device: shown(&file), holder: device.title() });
             found.extend(self.uses_of_device(&device));
         }
         found
@@ -196,14 +178,7 @@ impl System {
 
 impl TargetFacts {
     fn new(kind: TargetKind) -> Self {
-        Self {
-            kind,
-            size: 0,
-            sector: 1,
-            allocated: 0,
-            free: None,
-            obstacles: Vec::new(),
-        }
+        Self { kind, size: 0, sector: 1, allocated: 0, free: None, obstacles: Vec::new() }
     }
 }
 
@@ -240,11 +215,8 @@ fn mounted(device: &BlockDevice, mounts: &[Mount]) -> Vec<Obstacle> {
         return Vec::new();
     };
     let here = mounts.iter().filter(|mount| mount.device() == Some(dev));
-    here.map(|mount| Obstacle::Mounted {
-        device: device.title(),
-        mount_point: shown(&mount.point),
-    })
-    .collect()
+    here.map(|mount| Obstacle::Mounted { device: device.title(), mount_point: shown(&mount.point) })
+        .collect()
 }
 
 fn identity_at(path: &Path) -> Option<String> {

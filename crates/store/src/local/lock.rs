@@ -38,9 +38,9 @@ pub fn lock_file(path: impl AsRef<Path>) -> Result<FileLock> {
 pub(super) fn exclusive(fd: &OwnedFd, name: &str) -> Result<()> {
     match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Locked, "another run has it")
-            .during("lock")
-            .path(name)),
+        Err(Errno::WOULDBLOCK) => {
+            Err(Error::new(Kind::Locked, "another run has it").during("lock").path(name))
+        }
         Err(errno) => Err(target_error("lock", name, errno)),
     }
 }

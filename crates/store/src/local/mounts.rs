@@ -31,9 +31,7 @@ impl Mount {
 /// The mounts that this process sees; none where `proc` is not mounted.
 pub(super) fn mounts(proc: &Path) -> Vec<Mount> {
     let text = std::fs::read(proc.join("self/mountinfo")).unwrap_or_default();
-    text.split(|byte| *byte == b'\n')
-        .filter_map(parse_mount)
-        .collect()
+    text.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE SUPER`.

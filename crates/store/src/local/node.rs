@@ -41,12 +41,9 @@ impl Node {
                 IoSide::Source if !directory => Kind::Unsupported,
                 _ => Kind::Usage,
             };
-            Error::new(
-                kind,
-                format!("it is {what}, expected a regular file or a block device"),
-            )
-            .path(name)
-            .remedied_by("name a regular file or a block device")
+            Error::new(kind, format!("it is {what}, expected a regular file or a block device"))
+                .path(name)
+                .remedied_by("name a regular file or a block device")
         })
     }
 }

@@ -121,10 +121,9 @@ impl fmt::Display for Obstacle {
             }
             Self::Gone { device } => write!(f, "the device behind {device} is gone"),
             Self::SystemDisk { device } => write!(f, "{device} carries the running system"),
-            Self::Mounted {
-                device,
-                mount_point,
-            } => write!(f, "{device} is mounted on {mount_point}"),
+            Self::Mounted { device, mount_point } => {
+                write!(f, "{device} is mounted on {mount_point}")
+            }
             Self::Swap { device } => write!(f, "the system swaps to {device}"),
             Self::Held { device, holder } => write!(f, "{device} is in use by {holder}"),
             Self::ReadOnlyDevice { device } => write!(f, "{device} is read-only"),

@@ -65,13 +65,7 @@ impl LocalFile {
         // Advice only: what does not take it reads as fast as it does.
         let _ = rustix::fs::fadvise(&fd, 0, None, Advice::Sequential);
         let identity = node::identity_of(stat, node);
-        Ok(Self(Arc::new(Inner {
-            name,
-            fd,
-            node,
-            size,
-            identity,
-        })))
+        Ok(Self(Arc::new(Inner { name, fd, node, size, identity })))
     }
 
     /// The same text for the same file or device whatever its name, as
@@ -92,10 +86,9 @@ impl LocalFile {
                 Kind::Truncated,
                 format!("the file ends here, it had {size} bytes when it was opened"),
             ),
-            Node::Device => (
-                Kind::Io,
-                format!("the device ends here, it had {size} bytes when it was opened"),
-            ),
+            Node::Device => {
+                (Kind::Io, format!("the device ends here, it had {size} bytes when it was opened"))
+            }
         };
         Error::new(kind, text).path(&*self.0.name).offset(at)
     }

@@ -24,10 +24,7 @@ pub(super) struct Syncer(Mutex<State>);
 impl Syncer {
     /// For a file just created in `directory`, whose name the first flush makes durable.
     pub(super) fn with_directory(directory: OwnedFd) -> Self {
-        Self(Mutex::new(State {
-            failed: false,
-            directory: Some(directory),
-        }))
+        Self(Mutex::new(State { failed: false, directory: Some(directory) }))
     }
 
     /// Makes what was written to `fd` durable.
@@ -77,10 +74,7 @@ mod tests {
                 .sync_with("disk", || panic!("the system must not be asked again"))
                 .unwrap_err();
             assert_eq!(error.kind(), Kind::Io);
-            assert!(
-                error.detail().contains("an earlier flush failed"),
-                "{error}"
-            );
+            assert!(error.detail().contains("an earlier flush failed"), "{error}");
         }
     }
 

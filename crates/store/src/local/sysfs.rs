@@ -84,8 +84,7 @@ impl BlockDevice {
 
     /// Whether the device zeroes a range without being sent the zeros.
     pub(super) fn zeroes_by_command(&self) -> bool {
-        self.queue("write_zeroes_max_bytes")
-            .is_some_and(|bytes| bytes > 0)
+        self.queue("write_zeroes_max_bytes").is_some_and(|bytes| bytes > 0)
     }
 
     /// The disk that this is a partition of.
@@ -134,19 +133,14 @@ impl BlockDevice {
         closure(self, |device| {
             let mut next = device.slaves();
             next.extend(device.disk());
-            let file = device
-                .backing_file()
-                .and_then(|path| rustix::fs::stat(&path).ok());
+            let file = device.backing_file().and_then(|path| rustix::fs::stat(&path).ok());
             next.extend(file.and_then(|stat| sysfs.device(stat.st_dev)));
             next
         })
     }
 
     fn listed(&self, directory: &str) -> Vec<Self> {
-        children(&self.0.join(directory))
-            .into_iter()
-            .filter_map(Self::at)
-            .collect()
+        children(&self.0.join(directory)).into_iter().filter_map(Self::at).collect()
     }
 
     fn text(&self, attribute: &str) -> Option<String> {
@@ -161,8 +155,7 @@ impl BlockDevice {
     /// A partition has the queue of its disk.
     fn queue(&self, attribute: &str) -> Option<u64> {
         let attribute = format!("queue/{attribute}");
-        self.number(&attribute)
-            .or_else(|| self.disk()?.number(&attribute))
+        self.number(&attribute).or_else(|| self.disk()?.number(&attribute))
     }
 }
 

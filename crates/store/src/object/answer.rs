@@ -96,14 +96,12 @@ impl fmt::Display for BadAnswer {
             Self::NotPartial { .. } => {
                 f.write_str("the server answered a range request with the whole file")
             }
-            Self::WrongRange { asked, found } => write!(
-                f,
-                "the server answered with the range {found:?}, {asked:?} was asked for"
-            ),
-            Self::WrongLength { wanted, found } => write!(
-                f,
-                "the server answered with {found} bytes, the range has {wanted}"
-            ),
+            Self::WrongRange { asked, found } => {
+                write!(f, "the server answered with the range {found:?}, {asked:?} was asked for")
+            }
+            Self::WrongLength { wanted, found } => {
+                write!(f, "the server answered with {found} bytes, the range has {wanted}")
+            }
         }
     }
 }

@@ -24,12 +24,7 @@ pub(super) fn store(
     if let Some(credentials) = &settings.credentials {
         credentials.check()?;
     }
-    let parts = Parts {
-        url,
-        settings,
-        contact,
-        redactor,
-    };
+    let parts = Parts { url, settings, contact, redactor };
     match url.scheme() {
         Scheme::S3 | Scheme::Cos => parts.s3(),
         Scheme::Gs => parts.google(),
@@ -71,9 +66,7 @@ impl Parts<'_> {
         builder = match self.credentials() {
             None => builder.with_skip_signature(true),
             Some(Credentials::Key { id, secret, token }) => {
-                let signed = builder
-                    .with_access_key_id(id)
-                    .with_secret_access_key(secret.expose());
+                let signed = builder.with_access_key_id(id).with_secret_access_key(secret.expose());
                 match token {
                     Some(token) => signed.with_token(token.expose()),
                     None => signed,
@@ -100,9 +93,7 @@ impl Parts<'_> {
             Arc::new(StaticCredentialProvider::new(GcpCredential { bearer }))
         };
         builder = match self.credentials() {
-            None => builder
-                .with_credentials(bearer(""))
-                .with_skip_signature(true),
+            None => builder.with_credentials(bearer("")).with_skip_signature(true),
             Some(Credentials::Bearer(token)) => builder.with_credentials(bearer(token.expose())),
             Some(Credentials::ServiceAccountKey(key)) => {
                 builder.with_service_account_key(key.expose())
@@ -232,17 +223,13 @@ impl Parts<'_> {
 
     fn region(&self) -> Result<Option<String>> {
         match &self.settings.region {
-            Some(region) if !is_label(region) => Err(Error::new(
-                Kind::Usage,
-                "the region has characters that no region has",
-            )),
+            Some(region) if !is_label(region) => {
+                Err(Error::new(Kind::Usage, "the region has characters that no region has"))
+            }
             Some(region) => Ok(Some(region.clone())),
-            None if self.url.scheme() == Scheme::Cos => Ok(self
-                .settings
-                .endpoint
-                .as_deref()
-                .and_then(cos_region)
-                .map(str::to_owned)),
+            None if self.url.scheme() == Scheme::Cos => {
+                Ok(self.settings.endpoint.as_deref().and_then(cos_region).map(str::to_owned))
+            }
             None => Ok(None),
         }
     }
@@ -275,10 +262,7 @@ impl Parts<'_> {
 
 /// Retries are made in one layer, which is not this one.
 fn no_retries() -> RetryConfig {
-    RetryConfig {
-        max_retries: 0,
-        ..RetryConfig::default()
-    }
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
 fn is_label(text: &str) -> bool {
@@ -314,17 +298,9 @@ fn cos_region(endpoint: &str) -> Option<&str> {
 }
 
 fn put_bucket_into_host(endpoint: &mut Url, bucket: &str) -> Result<()> {
-    let wrong = || {
-        Error::new(
-            Kind::Usage,
-            "the bucket cannot be put into the endpoint's host",
-        )
-    };
+    let wrong = || Error::new(Kind::Usage, "the bucket cannot be put into the endpoint's host");
     let host = endpoint.domain().ok_or_else(wrong)?;
-    if host
-        .strip_prefix(bucket)
-        .is_some_and(|rest| rest.starts_with('.'))
-    {
+    if host.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.')) {
         return Ok(());
     }
     let host = format!("{bucket}.{host}");

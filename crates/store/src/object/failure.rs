@@ -38,20 +38,13 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(again: Again, error: Error) -> Self {
-        Self {
-            error,
-            again,
-            answer: None,
-            bad: None,
-        }
+        Self { error, again, answer: None, bad: None }
     }
 
     /// Nothing, or too little, arrived in time.
     pub(super) fn stalled(patience: Duration, bytes: u64) -> Self {
-        let text = format!(
-            "{bytes} bytes arrived in {} s, which is no progress",
-            patience.as_secs_f32()
-        );
+        let text =
+            format!("{bytes} bytes arrived in {} s, which is no progress", patience.as_secs_f32());
         Self::new(Again::Later, Error::new(Kind::Unavailable, text))
     }
 }
@@ -131,12 +124,7 @@ fn of_status(answer: &StatusAnswer, redactor: &Redactor) -> Failure {
     if let Some(remedy) = remedy(answer, kind) {
         error = error.remedied_by(redactor.clean(&remedy));
     }
-    Failure {
-        error,
-        again,
-        answer: Some(Box::new(answer.clone())),
-        bad: None,
-    }
+    Failure { error, again, answer: Some(Box::new(answer.clone())), bad: None }
 }
 
 /// The allow list of what is worth trying again, and the kinds of the rest.
@@ -231,17 +219,12 @@ fn clock_text(answer: &StatusAnswer) -> Option<String> {
     }
     let side = if ahead < 0 { "behind" } else { "ahead of" };
     let seconds = ahead.unsigned_abs();
-    Some(format!(
-        "; this machine's clock is {seconds} s {side} the server's"
-    ))
+    Some(format!("; this machine's clock is {seconds} s {side} the server's"))
 }
 
 /// What the transport said, without its outer sentences, which repeat the inner ones.
 fn transport_text(error: &HttpError, redactor: &Redactor) -> String {
-    let text = error
-        .source()
-        .map(carreto_error::chain_text)
-        .unwrap_or_default();
+    let text = error.source().map(carreto_error::chain_text).unwrap_or_default();
     redactor.clean(&text)
 }
 

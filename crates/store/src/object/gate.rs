@@ -18,9 +18,6 @@ impl OpenBeneath for ObjectStores {
         let url = ObjectUrl::beneath(directory, relative)?;
         let source = self.open(&url).await?;
         let identity = source.identity().to_owned();
-        Ok(OpenedFile {
-            source: Arc::new(source),
-            identity,
-        })
+        Ok(OpenedFile { source: Arc::new(source), identity })
     }
 }

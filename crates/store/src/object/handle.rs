@@ -84,12 +84,7 @@ impl ObjectStoreHandle {
                     .path(url.to_string())
             })?
         };
-        Ok(Self {
-            bucket,
-            name: url.to_string().into(),
-            path,
-            web,
-        })
+        Ok(Self { bucket, name: url.to_string().into(), path, web })
     }
 
     /// The URL for messages, free of secrets.
@@ -137,9 +132,7 @@ impl ObjectStoreHandle {
         let patience = patience + Duration::from_secs(bytes.len() as u64 >> 14);
         let put = self.bucket.store.put(&self.path, PutPayload::from(bytes));
         match tokio::time::timeout(patience, put).await {
-            Ok(outcome) => outcome
-                .map(|_| ())
-                .map_err(|error| self.bucket.failure(&error)),
+            Ok(outcome) => outcome.map(|_| ()).map_err(|error| self.bucket.failure(&error)),
             Err(_) => Err(Failure::stalled(patience, 0)),
         }
     }

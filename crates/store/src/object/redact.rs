@@ -14,11 +14,8 @@ pub(super) struct Redactor(Vec<String>);
 
 impl Redactor {
     pub(super) fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
-        let mut list: Vec<String> = secrets
-            .into_iter()
-            .filter(|text| text.len() >= SHORTEST)
-            .map(str::to_owned)
-            .collect();
+        let mut list: Vec<String> =
+            secrets.into_iter().filter(|text| text.len() >= SHORTEST).map(str::to_owned).collect();
         list.sort_by_key(|text| std::cmp::Reverse(text.len()));
         Self(list)
     }
@@ -29,11 +26,7 @@ impl Redactor {
         for secret in &self.0 {
             clean = clean.replace(secret.as_str(), "***");
         }
-        clean
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(LONGEST)
-            .collect()
+        clean.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
     }
 }
 

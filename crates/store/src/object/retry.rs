@@ -30,14 +30,7 @@ pub(super) struct Retry<'a> {
 impl<'a> Retry<'a> {
     /// Starts for a request to `object` that may fail for `budget`.
     pub(super) fn new(object: &'a str, observer: &'a dyn StoreObserver, budget: Duration) -> Self {
-        Self {
-            object,
-            observer,
-            budget,
-            since: None,
-            failures: 0,
-            senseless: 0,
-        }
+        Self { object, observer, budget, since: None, failures: 0, senseless: 0 }
     }
 
     /// Forgets the failures so far, because bytes arrived.
@@ -90,18 +83,8 @@ impl<'a> Retry<'a> {
         let reason = carreto_error::chain_text(&failure.error);
         let attempt = self.failures;
         self.observer.observe(match failure.again {
-            Again::Throttled(_) => StoreEvent::Throttled {
-                object,
-                reason,
-                attempt,
-                delay,
-            },
-            _ => StoreEvent::Retry {
-                object,
-                reason,
-                attempt,
-                delay,
-            },
+            Again::Throttled(_) => StoreEvent::Throttled { object, reason, attempt, delay },
+            _ => StoreEvent::Retry { object, reason, attempt, delay },
         });
     }
 

@@ -83,17 +83,11 @@ impl ObjectSource {
         let answer = get(&self.handle, options).await?;
         if let Some(difference) = self.version.difference(&Version::of(&answer.meta)?) {
             let text = format!("the object changed while it was read: {difference}");
-            return Err(Failure::new(
-                Again::Never,
-                Error::new(Kind::SourceChanged, text),
-            ));
+            return Err(Failure::new(Again::Never, Error::new(Kind::SourceChanged, text)));
         }
         if answer.range != range {
             let text = format!("the store answered {:?}, not {range:?}", answer.range);
-            return Err(Failure::new(
-                Again::Few,
-                Error::new(Kind::Unavailable, text),
-            ));
+            return Err(Failure::new(Again::Few, Error::new(Kind::Unavailable, text)));
         }
         Ok(answer.into_stream())
     }
@@ -104,11 +98,8 @@ fn changed(failure: Failure) -> Failure {
     if failure.error.kind() != Kind::NotFound {
         return failure;
     }
-    let error = Error::new(
-        Kind::SourceChanged,
-        "the object was removed while it was read",
-    )
-    .caused_by(failure.error);
+    let error = Error::new(Kind::SourceChanged, "the object was removed while it was read")
+        .caused_by(failure.error);
     Failure::new(Again::Never, error)
 }
 
@@ -138,10 +129,7 @@ impl Source for ObjectSource {
             .zip((offset..).step_by(limits.part_size))
             .map(|(part, at)| self.read_part(at, part).boxed())
             .collect();
-        stream::iter(parts)
-            .buffer_unordered(limits.max_requests)
-            .try_collect()
-            .await
+        stream::iter(parts).buffer_unordered(limits.max_requests).try_collect().await
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {

@@ -43,12 +43,7 @@ pub struct ObjectStores {
 impl ObjectStores {
     /// Stores that are used by `config` and tell `observer` what happens. Makes no request.
     pub fn new(config: StoreConfig, observer: Arc<dyn StoreObserver>) -> Self {
-        Self {
-            config,
-            observer,
-            memory: Arc::new(InMemory::new()),
-            buckets: Mutex::default(),
-        }
+        Self { config, observer, memory: Arc::new(InMemory::new()), buckets: Mutex::default() }
     }
 
     /// Binds `url` to its store. Makes no request.
@@ -128,8 +123,6 @@ fn redactor(url: &ObjectUrl, settings: &StoreSettings) -> Redactor {
 
 impl fmt::Debug for ObjectStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObjectStores")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("ObjectStores").field("config", &self.config).finish_non_exhaustive()
     }
 }

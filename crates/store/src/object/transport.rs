@@ -68,12 +68,7 @@ impl Connector {
             let text = "the TLS library or the system's certificates cannot be used";
             Error::new(Kind::Usage, text).during("prepare the connection")
         })?;
-        Ok(Self {
-            client,
-            headers,
-            contact,
-            patience: settings.read_timeout(),
-        })
+        Ok(Self { client, headers, contact, patience: settings.read_timeout() })
     }
 }
 
@@ -145,10 +140,7 @@ async fn refused(answer: HttpResponse, head: bool, patience: Duration) -> HttpEr
         let _ = tokio::time::timeout(patience, read_page(body, &mut page)).await;
     }
     let page = String::from_utf8_lossy(&page);
-    HttpError::new(
-        HttpErrorKind::Unknown,
-        StatusAnswer::new(parts.status, &parts.headers, &page),
-    )
+    HttpError::new(HttpErrorKind::Unknown, StatusAnswer::new(parts.status, &parts.headers, &page))
 }
 
 async fn read_page(body: HttpResponseBody, page: &mut Vec<u8>) {

@@ -21,10 +21,7 @@ impl Version {
     pub(super) fn of(meta: &ObjectMeta) -> Result<Self, Failure> {
         if i64::try_from(meta.size).is_err() {
             let text = format!("the server claims a size of {} bytes", meta.size);
-            return Err(Failure::new(
-                Again::Few,
-                Error::new(Kind::Unavailable, text),
-            ));
+            return Err(Failure::new(Again::Few, Error::new(Kind::Unavailable, text)));
         }
         Ok(Self {
             size: meta.size,
@@ -35,11 +32,7 @@ impl Version {
 
     /// An object without bytes has no range to ask for, hence no more to tell.
     fn empty() -> Self {
-        Self {
-            size: 0,
-            etag: None,
-            modified: 0,
-        }
+        Self { size: 0, etag: None, modified: 0 }
     }
 
     /// The tag to ask for; weak ones never match (RFC 9110, section 13.1.1).
@@ -110,10 +103,7 @@ async fn look_once(handle: &ObjectStoreHandle) -> Result<Version, Failure> {
         // which are good for one method only.
         return first_byte(handle).await;
     }
-    let options = GetOptions {
-        head: true,
-        ..GetOptions::default()
-    };
+    let options = GetOptions { head: true, ..GetOptions::default() };
     match get(handle, options).await {
         Ok(answer) => Version::of(&answer.meta),
         Err(failure) if is_mute_refusal(&failure) => first_byte(handle).await,
@@ -130,10 +120,7 @@ fn is_mute_refusal(failure: &Failure) -> bool {
 }
 
 async fn first_byte(handle: &ObjectStoreHandle) -> Result<Version, Failure> {
-    let options = GetOptions {
-        range: Some(GetRange::Bounded(0..1)),
-        ..GetOptions::default()
-    };
+    let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
     match get(handle, options).await {
         Ok(answer) => Version::of(&answer.meta),
         Err(failure) => match (failure.bad.as_deref(), &failure.answer) {

@@ -37,9 +37,7 @@ impl Loop {
         let mut arguments = vec!["--find", "--show", "--sector-size", &sector];
         arguments.extend(options);
         arguments.push(file.to_str().unwrap());
-        Self {
-            device: PathBuf::from(run("losetup", &arguments)),
-        }
+        Self { device: PathBuf::from(run("losetup", &arguments)) }
     }
 
     /// The device's path as text.

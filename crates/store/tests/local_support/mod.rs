@@ -1,9 +1,6 @@
 //! What the tests of local files share.
 #![allow(dead_code, reason = "every test binary uses a part")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper of tests that cannot go on ends the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a helper of tests that cannot go on ends the test")]
 
 pub(crate) mod machine;
 

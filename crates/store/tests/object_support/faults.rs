@@ -140,9 +140,7 @@ async fn serve(
             }
         };
         let request = Request::parse(std::str::from_utf8(&input[..end]).unwrap());
-        let body: usize = request
-            .header("content-length")
-            .map_or(0, |text| text.parse().unwrap());
+        let body: usize = request.header("content-length").map_or(0, |text| text.parse().unwrap());
         while input.len() < end + 4 + body {
             if socket.read_buf(&mut input).await? == 0 {
                 return Ok(());
@@ -195,11 +193,7 @@ pub fn honest(request: &Request, content: &[u8]) -> Vec<Step> {
     match request.range() {
         Some((first, _)) if first >= size => {
             let range = format!("bytes */{size}");
-            answer(
-                "416 Range Not Satisfiable",
-                &[("content-range", &range)],
-                b"",
-            )
+            answer("416 Range Not Satisfiable", &[("content-range", &range)], b"")
         }
         Some((first, last)) => {
             let last = last.min(size - 1);

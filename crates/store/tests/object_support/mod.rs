@@ -1,11 +1,6 @@
 //! Servers for the tests of object stores: a real S3 over a directory, and one that follows a
 //! script of faults.
-#![allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "each test file uses a part"
-)]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part")]
 
 mod faults;
 
@@ -44,11 +39,7 @@ pub fn url(text: &str) -> ObjectUrl {
 }
 
 pub fn keys() -> Credentials {
-    Credentials::Key {
-        id: KEY.into(),
-        secret: SECRET.into(),
-        token: None,
-    }
+    Credentials::Key { id: KEY.into(), secret: SECRET.into(), token: None }
 }
 
 /// Flags for a server on this machine, with short times.

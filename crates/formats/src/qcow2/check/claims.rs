@@ -72,9 +72,7 @@ impl Claims {
 
     /// Whether none of the bytes belongs to metadata.
     pub(super) fn is_free(&self, offset: u64, len: u64) -> bool {
-        !self
-            .numbers(offset, len)
-            .any(|number| self.metadata.contains(number))
+        !self.numbers(offset, len).any(|number| self.metadata.contains(number))
     }
 
     /// Takes the bytes for metadata; says whether they were free.
@@ -124,11 +122,7 @@ impl Claims {
     pub(super) fn for_each_in(&self, range: std::ops::Range<u64>, mut visit: impl FnMut(u64)) {
         let range = range.start..range.end.min(self.clusters);
         for index in index_of(range.start / 64)..index_of(range.end.div_ceil(64)) {
-            let plain = if self.data_file {
-                0
-            } else {
-                self.plain.word(index)
-            };
+            let plain = if self.data_file { 0 } else { self.plain.word(index) };
             let mut word = self.metadata.word(index) | self.packed.word(index) | plain;
             while word != 0 {
                 let number = index as u64 * 64 + u64::from(word.trailing_zeros());

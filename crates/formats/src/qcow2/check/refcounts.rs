@@ -44,11 +44,7 @@ pub(super) async fn read(
         return Ok(None);
     }
     let per_block = (cluster_size * 8) >> table.order;
-    let needed = image
-        .layout
-        .file_size
-        .div_ceil(cluster_size)
-        .div_ceil(per_block);
+    let needed = image.layout.file_size.div_ceil(cluster_size).div_ceil(per_block);
     let entries = needed.min(u64::from(table.clusters) * cluster_size / 8);
     let words = read_table(image.file(), table.offset, entries).await?;
     let mut found = Refcounts {
@@ -65,9 +61,7 @@ pub(super) async fn read(
     }
     claims.metadata(table.offset, u64::from(table.clusters) * cluster_size);
     let damaged = words.iter().zip(&found.blocks);
-    let mut bad = damaged
-        .filter(|(word, block)| **word != 0 && **block == 0)
-        .count();
+    let mut bad = damaged.filter(|(word, block)| **word != 0 && **block == 0).count();
     for block in &mut found.blocks {
         if *block != 0 && !claims.metadata(*block, cluster_size) {
             (*block, bad) = (0, bad + 1);
@@ -93,14 +87,10 @@ fn place_problem(image: &Qcow2, claims: &Claims) -> Option<String> {
         return Some(format!("the refcount table has {clusters} clusters"));
     }
     if !offset.is_multiple_of(cluster_size) || offset >= MAX_OFFSET {
-        return Some(format!(
-            "the refcount table lies at {offset}, not at a cluster boundary"
-        ));
+        return Some(format!("the refcount table lies at {offset}, not at a cluster boundary"));
     }
     if offset + len > image.layout.file_size {
-        return Some(format!(
-            "the refcount table at {offset} reaches past the end of the file"
-        ));
+        return Some(format!("the refcount table at {offset} reaches past the end of the file"));
     }
     (!claims.is_free(offset, len))
         .then(|| format!("the refcount table at {offset} overlaps the header or the L1 table"))
@@ -192,10 +182,7 @@ impl Refcounts {
     fn piece(&self, number: u64, covered: u64, len: u64) -> Option<Piece> {
         let pieces = self.per_block() / covered;
         let block = *self.blocks.get(index_of(number / pieces))?;
-        (block != 0).then_some(Piece {
-            offset: block + number % pieces * len,
-            len,
-        })
+        (block != 0).then_some(Piece { offset: block + number % pieces * len, len })
     }
 }
 
@@ -217,15 +204,7 @@ impl ZeroCounts {
 fn value_bits(words: &[u64], bit: u64, order: u32) -> u64 {
     let word = words.first().copied().unwrap_or(0);
     let width = 1u64 << order;
-    let shift = if width >= 8 {
-        64 - bit - width
-    } else {
-        56 - bit / 8 * 8 + bit % 8
-    };
-    let mask = if width == 64 {
-        u64::MAX
-    } else {
-        (1 << width) - 1
-    };
+    let shift = if width >= 8 { 64 - bit - width } else { 56 - bit / 8 * 8 + bit % 8 };
+    let mask = if width == 64 { u64::MAX } else { (1 << width) - 1 };
     word >> shift & mask
 }

@@ -28,12 +28,7 @@ impl Repeats {
     /// For a disk of `clusters` clusters.
     pub(super) fn new(clusters: u64) -> Self {
         let wanted = clusters.saturating_mul(BITS_EACH).clamp(MIN_BITS, MAX_BITS);
-        Self {
-            bits: wanted.next_power_of_two(),
-            known: None,
-            total: 0,
-            repeated: 0,
-        }
+        Self { bits: wanted.next_power_of_two(), known: None, total: 0, repeated: 0 }
     }
 
     /// Counts an entry that points at `offset`.

@@ -124,10 +124,7 @@ async fn a_swap_during_the_opening_wins_nothing() {
     }
     stop.store(true, Ordering::Relaxed);
     attacker.join().unwrap();
-    assert!(
-        opened > 0 && refused > 0,
-        "{opened} opened, {refused} refused"
-    );
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
 }
 
 #[tokio::test]
@@ -136,17 +133,9 @@ async fn the_gate_of_an_image_opens_its_neighbours() {
     let top = place.path().join("images/base.raw");
     let identity = LocalFile::open(&top).unwrap().identity().to_owned();
     let grants = vec![Grant(directory)];
-    let gate = OpenGate::new(
-        Arc::new(DirectoryGate),
-        grants,
-        directory_of(&top).unwrap(),
-        identity,
-    );
-    let request = |name| OpenRequest {
-        referrer: "top",
-        name,
-        role: ReferenceRole::Backing,
-    };
+    let gate =
+        OpenGate::new(Arc::new(DirectoryGate), grants, directory_of(&top).unwrap(), identity);
+    let request = |name| OpenRequest { referrer: "top", name, role: ReferenceRole::Backing };
     let (source, _) = gate.open(request("sub/deep.raw")).await.unwrap();
     assert_eq!(source.read_vec(0, 4).await.unwrap(), b"deep");
     let cycle = gate.open(request("./base.raw")).await.unwrap_err();

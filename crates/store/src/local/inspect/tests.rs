@@ -15,10 +15,7 @@ impl Machine {
     fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
         let root = std::fs::canonicalize(place.path()).unwrap();
-        let system = System {
-            sysfs: Sysfs::at(root.join("sys")),
-            proc: root.join("proc"),
-        };
+        let system = System { sysfs: Sysfs::at(root.join("sys")), proc: root.join("proc") };
         let machine = Self { place, system };
         for (name, dev) in [
             ("sda", "8:0"),
@@ -66,10 +63,7 @@ impl Machine {
             self.write(&format!("{directory}/partition"), "1\n");
         } else {
             self.write(&format!("{directory}/queue/logical_block_size"), "4096\n");
-            self.write(
-                &format!("{directory}/queue/write_zeroes_max_bytes"),
-                "65536\n",
-            );
+            self.write(&format!("{directory}/queue/write_zeroes_max_bytes"), "65536\n");
         }
         let link = self.place.path().join(format!("sys/dev/block/{dev}"));
         std::fs::create_dir_all(link.parent().unwrap()).unwrap();

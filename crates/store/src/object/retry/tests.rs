@@ -35,10 +35,7 @@ async fn exhaust(again: Again, budget: u64, contact: bool) -> (String, Duration,
 fn about(time: Duration, wanted: u64, events: usize) {
     let wanted = Duration::from_secs(wanted);
     let slack = Duration::from_millis(2 * events as u64);
-    assert!(
-        wanted <= time && time <= wanted + slack,
-        "{time:?}, not {wanted:?}"
-    );
+    assert!(wanted <= time && time <= wanted + slack, "{time:?}, not {wanted:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,10 +43,7 @@ async fn an_outage_of_less_than_the_budget_is_waited_out() {
     for again in [Again::Later, Again::Throttled(None), Again::Connect] {
         let (text, time, told) = exhaust(again, 3600, true).await;
         about(time, 3600, told);
-        assert!(
-            text.contains("in 3600 s without success: it broke"),
-            "{text}"
-        );
+        assert!(text.contains("in 3600 s without success: it broke"), "{text}");
         assert!((180..500).contains(&told), "{told} requests in an hour");
     }
 }
@@ -96,10 +90,7 @@ async fn progress_starts_the_budget_anew() {
         let StoreEvent::Retry { attempt, delay, .. } = event else {
             panic!("{event:?}");
         };
-        assert!(
-            *attempt <= 2 && *delay <= Duration::from_millis(400),
-            "{event:?}"
-        );
+        assert!(*attempt <= 2 && *delay <= Duration::from_millis(400), "{event:?}");
     }
 }
 
