@@ -142,6 +142,7 @@ impl Prepared {
             target: self.target.identity.clone(),
             size: self.facts.virtual_size,
             boot: system::boot_id(),
+            verified: spec.verify == Verify::Full,
         }
     }
 }
@@ -196,6 +197,7 @@ impl Run<'_> {
         let boot = state.boot.clone();
         let OpenTarget { target, identity, created } =
             target::open(&self.spec.target, &self.prepared.target, state.size)?;
+        self.job.supersede(&identity)?;
         let continued = if let Some(header) = earlier {
             self.job.resume(&header, &boot)?
         } else {

@@ -1,7 +1,7 @@
 //! The disk that is written: looking at it, and opening it.
 
-use carreto_block::Target;
-use carreto_error::Result;
+use carreto_block::{Source as _, Target};
+use carreto_error::{Error, IoSide, Result};
 use carreto_store::{
     DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
 };
@@ -10,6 +10,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 /// What the target is before a run. Sizes are in bytes.
 #[derive(Debug, Clone, Serialize)]
@@ -25,7 +26,7 @@ pub struct TargetState {
     /// What a file takes on its file system already.
     #[serde(skip)]
     pub(crate) allocated: u64,
-    /// Device and inode, or device number.
+    /// See [`identity`].
     #[serde(skip)]
     pub(crate) identity: Option<String>,
     #[serde(skip)]
@@ -72,11 +73,7 @@ impl fmt::Display for TargetState {
 pub(crate) fn inspect(path: &Path) -> Result<TargetState> {
     let TargetFacts { kind, size, free, allocated, obstacles, .. } = inspect_target(path)?;
     let exists = matches!(kind, TargetKind::File | TargetKind::Device);
-    let identity = if exists && obstacles.is_empty() {
-        Some(LocalFile::open(path)?.identity().to_owned())
-    } else {
-        None
-    };
+    let identity = if exists && obstacles.is_empty() { Some(identity(path)?) } else { None };
     Ok(TargetState {
         path: path.display().to_string(),
         kind: match kind {
@@ -102,6 +99,34 @@ pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTa
     } else {
         Arc::new(FileTarget::open_existing(path)?)
     };
-    let identity = LocalFile::open(path)?.identity().to_owned();
+    let identity = identity(path)?;
     Ok(OpenTarget { target, identity, created: state.is_missing() })
+}
+
+/// A text that another disk at the same path does not share: a file that was deleted and made
+/// again has another birth time, a device that was attached again another sequence number.
+fn identity(path: &Path) -> Result<String> {
+    let node = LocalFile::open(path)?;
+    let name = path.display().to_string();
+    let found = std::fs::metadata(path)
+        .map_err(|error| Error::io(IoSide::Target, "look at", name, error))?;
+    let mark = if node.is_device() {
+        disk_sequence(found.rdev())
+    } else {
+        found
+            .created()
+            .ok()
+            .and_then(|born| born.duration_since(UNIX_EPOCH).ok())
+            .map(|born| born.as_nanos().to_string())
+    };
+    Ok(format!("{}:{}:{}", node.identity(), node.size(), mark.unwrap_or_default()))
+}
+
+/// The kernel's number of this attachment of a disk (Linux 5.15), also of a partition's disk.
+fn disk_sequence(device: u64) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let entry = format!("/sys/dev/block/{major}:{minor}");
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let text = read(format!("{entry}/diskseq")).or_else(|| read(format!("{entry}/../diskseq")));
+    text.map(|number| number.trim().to_owned())
 }

@@ -266,3 +266,37 @@ async fn the_image_is_not_its_own_target() {
     assert_eq!(error.kind(), Kind::Usage);
     assert!(std::fs::read(bench.path("disk.raw")).unwrap() == bench.disk);
 }
+
+/// What one job wrote is not what another job's journal remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_image_on_the_same_target_starts_over() {
+    for verify in [Verify::Full, Verify::None] {
+        let bench = Bench::new(15);
+        std::fs::write(bench.path("target.raw"), vec![1; SIZE]).unwrap();
+        let first = JobSpec { verify, ..bench.job() };
+        failure(&stopped(Phase::Copy, StopReason::Cancelled), &first).await;
+        let other = sparse_disk(SIZE, 16);
+        std::fs::write(bench.path("other.raw"), &other).unwrap();
+        let image = ImageSpec::at(bench.path("other.raw").display().to_string());
+        let second = JobSpec { image, ..first.clone() };
+        migrate(&Setup::default(), &second).await.1.unwrap();
+        assert!(bench.target() == other);
+        migrate(&Setup::default(), &first).await.1.unwrap();
+        assert!(bench.target() == bench.disk, "verify {}", verify.name());
+    }
+}
+
+/// A file made anew under the old name has nothing of the interrupted run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_made_anew_starts_over() {
+    let bench = Bench::new(17);
+    let spec = JobSpec { verify: Verify::None, ..bench.job() };
+    std::fs::write(bench.path("target.raw"), vec![1; SIZE]).unwrap();
+    failure(&stopped(Phase::Copy, StopReason::Cancelled), &spec).await;
+    std::fs::remove_file(bench.path("target.raw")).unwrap();
+    std::fs::write(bench.path("target.raw"), vec![2; SIZE]).unwrap();
+    let (report, outcome) = migrate(&Setup::default(), &spec).await;
+    outcome.unwrap();
+    assert_eq!(report.copied.resumed_bytes, 0);
+    assert!(bench.target() == bench.disk);
+}
