@@ -36,8 +36,6 @@ pub(crate) struct JobState {
 pub(crate) struct Continued {
     pub(crate) journal: Journal,
     pub(crate) resumed: Resumed,
-    /// The target was created by the job.
-    pub(crate) created: bool,
 }
 
 impl Job {
@@ -119,12 +117,12 @@ impl Job {
     }
 
     /// Continues the journal that [`Self::earlier`] accepted.
-    pub(crate) fn resume(&self, header: &JournalHeader, boot: &str) -> Result<Continued> {
+    pub(crate) fn resume(&self, boot: &str) -> Result<Continued> {
         let found = Journal::resume(&self.journal_path(), boot)?;
         let (journal, resumed) = found.ok_or_else(|| {
             Error::new(Kind::Internal, "the journal vanished while the job was locked")
         })?;
-        Ok(Continued { journal, resumed, created: header.created })
+        Ok(Continued { journal, resumed })
     }
 
     /// Begins a new journal.
@@ -139,7 +137,7 @@ impl Job {
             created,
         };
         let journal = Journal::create(&self.journal_path(), &header)?;
-        Ok(Continued { journal, resumed: Resumed::default(), created })
+        Ok(Continued { journal, resumed: Resumed { blank: created, ..Resumed::default() } })
     }
 
     /// Writes the report beside the journal.

@@ -164,7 +164,7 @@ impl Run<'_> {
         self.announce(&continued).await?;
         let journal = Arc::new(continued.journal);
         let fresh = continued.resumed.done.total() == 0;
-        if fresh && !continued.created {
+        if fresh && !continued.resumed.blank {
             self.wipe_head(target.as_ref()).await?;
         }
         let mut digest = ContentDigest::default();
@@ -173,7 +173,7 @@ impl Run<'_> {
         let (head, body) = ByteRange::whole(size).split_at(HEAD);
         let work = Body {
             done: continued.resumed.done,
-            known_zero: continued.created || target.caps().known_zero,
+            known_zero: continued.resumed.blank,
             ..self.body(&target, body, Phase::Copy)
         };
         let copied = copy(self.engine, &work, Some(journal.clone())).await?;
@@ -198,8 +198,8 @@ impl Run<'_> {
         let OpenTarget { target, identity, created } =
             target::open(&self.spec.target, &self.prepared.target, state.size)?;
         self.job.supersede(&identity)?;
-        let continued = if let Some(header) = earlier {
-            self.job.resume(&header, &boot)?
+        let continued = if earlier.is_some() {
+            self.job.resume(&boot)?
         } else {
             state.target = Some(identity);
             self.job.begin(state, created)?

@@ -54,6 +54,9 @@ pub struct Resumed {
     pub done: RangeSet,
     /// The digests of the chunks with data in them.
     pub digests: BTreeMap<u64, ChunkDigest>,
+    /// What was never written on the target still reads as zero: the target was created for the
+    /// job, and nothing on it was ever found to be wrong.
+    pub blank: bool,
     /// Data bytes of items that had begun and are not done: they are sent a second time.
     pub resent: u64,
 }
@@ -129,7 +132,8 @@ impl Journal {
                 all.resent += data;
             }
         }
-        let header = JournalHeader { boot: boot.to_owned(), ..contents.header };
+        all.blank = contents.is_blank();
+        let header = JournalHeader { boot: boot.to_owned(), created: all.blank, ..contents.header };
         let journal = Self::write_fresh(path, &header, &flushed, &all)?;
         Ok(Some((journal, all)))
     }
@@ -306,6 +310,12 @@ fn parse(bytes: &[u8]) -> Result<Contents> {
 }
 
 impl Contents {
+    /// A range that was done and had to be undone held bytes that nobody wrote.
+    fn is_blank(&self) -> bool {
+        let undone = |operation: &Operation| matches!(operation, Operation::Undone(_));
+        self.header.created && !self.operations.iter().any(undone)
+    }
+
     /// What is durable, and what a run on `boot` may trust.
     fn split(&self, boot: &str) -> (Resumed, Resumed) {
         let (durable, rest) = self.operations.split_at(self.flushed);
