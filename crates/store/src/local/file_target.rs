@@ -12,7 +12,7 @@ use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that one call zeroes at most.
 const ZERO_STEP: u64 = 64 << 30;
@@ -36,6 +36,9 @@ struct Inner {
     caps: TargetCaps,
     zeroer: Zeroer,
     syncer: Syncer,
+    /// Held while writing. The kernel lets one writer at a time into a file and lets the others
+    /// spin for their turn; here they sleep and leave the core to who reads and decodes.
+    turn: Mutex<()>,
 }
 
 impl FileTarget {
@@ -132,6 +135,7 @@ impl FileTarget {
             caps,
             zeroer: Zeroer::default(),
             syncer,
+            turn: Mutex::default(),
         }))
     }
 
@@ -198,6 +202,7 @@ impl Target for FileTarget {
 impl LocalWrite for FileTarget {
     fn write_local(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         write_all(self.0.fd.as_fd(), offset, data)
             .map_err(|errno| self.fail("write", errno).offset(offset))
     }
