@@ -6,6 +6,23 @@
 //!
 //! The crate reads no environment and prints nothing: settings come in through [`Setup`], progress
 //! goes out through [`Observer`].
+//!
+//! ```
+//! use carreto_migrate::{ImageSpec, JobSpec, Setup, Status, migrate};
+//! # let directory = tempfile::tempdir()?;
+//! # let image = directory.path().join("disk.raw");
+//! # std::fs::write(&image, [7; 4096])?;
+//! # tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+//! let image = ImageSpec::at(image.display().to_string());
+//! let target = directory.path().join("target.raw");
+//! let job = JobSpec::new(image, &target, directory.path().join("state"));
+//! let (report, outcome) = migrate(&Setup::default(), &job).await;
+//! outcome?;
+//! assert_eq!(report.status, Status::Done);
+//! # Ok::<(), carreto_error::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod check;
 mod content;

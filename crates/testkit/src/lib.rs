@@ -2,6 +2,15 @@
 //! the conformance suites that every format and every store must pass.
 //!
 //! A development dependency only; it may panic where a test should fail.
+//!
+//! ```
+//! use carreto_testkit::{MemSource, conformance, sparse_disk};
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let disk = sparse_disk(100_000, 1);
+//! conformance::source(&MemSource::new("disk", disk.clone()), &disk).await;
+//! # });
+//! # Ok::<(), std::io::Error>(())
+//! ```
 #![expect(
     clippy::missing_panics_doc,
     clippy::cast_possible_truncation,
