@@ -59,7 +59,7 @@ impl Repeats {
 }
 
 /// Spreads offsets evenly whatever their pattern: writers allocate clusters in a row, and a weaker
-/// hash folds rows onto themselves (the finaliser of SplitMix64, by Steele, Lea and Flood).
+/// hash folds rows onto themselves (the finaliser of `SplitMix64`, by Steele, Lea and Flood).
 fn mixed(offset: u64) -> u64 {
     let mut word = offset;
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
