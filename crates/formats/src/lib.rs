@@ -32,6 +32,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod vhd;
 pub mod vmdk;
+pub mod write;
 
 pub use chain::Chained;
 pub use image::{BackingInfo, CheckReport, Format, Image, ImageInfo, Limits, Warning};
