@@ -1,11 +1,13 @@
 //! Storage back ends: local files, block devices and object stores.
 
 mod local;
+mod nbd;
 
 pub use local::{
     DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, Obstacle, TargetFacts,
     TargetKind, directory_of, grant, inspect_target, lock_file,
 };
+pub use nbd::{NbdAddress, NbdOptions, NbdSource, NbdTarget};
 mod config;
 mod object;
 mod url;

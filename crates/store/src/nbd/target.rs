@@ -1,0 +1,155 @@
+//! An export as a target.
+
+use super::assembly::Assembly;
+use super::connection::Request;
+use super::export::Export;
+use super::wire::{CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES};
+use super::{NbdAddress, NbdOptions, NbdSource};
+use crate::StoreObserver;
+use async_trait::async_trait;
+use carreto_block::{
+    ByteRange, LocalWrite, Source, SourceExt as _, Target, TargetCaps, TargetExt as _,
+};
+use carreto_error::{Error, Kind, Result};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// Zeroed or trimmed by one request at most, in bytes.
+const ZERO_SPAN: u64 = 1 << 30;
+/// Written by one request at most where zeros have to be sent.
+const ZERO_WRITE: u64 = 2 << 20;
+
+/// An export that is written.
+///
+/// A connection that breaks is not opened again: what the server had not flushed may be lost, so
+/// the target has failed, and a new run continues from what was flushed.
+#[derive(Debug)]
+pub struct NbdTarget {
+    export: Arc<Export>,
+    edges: Mutex<()>,
+}
+
+impl NbdTarget {
+    /// Connects to `address`.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// As [`NbdSource::open`]; `TargetUnusable` when the export is read-only or cannot be
+    /// flushed.
+    pub async fn open(
+        address: NbdAddress,
+        options: NbdOptions,
+        observer: Arc<dyn StoreObserver>,
+    ) -> Result<Self> {
+        let export = Arc::new(Export::open(address, options, observer).await?);
+        let why = match &export.agreed {
+            agreed if agreed.read_only() => "the export is read-only",
+            agreed if !agreed.can_flush() => "the server cannot flush, so nothing is ever safe",
+            _ => return Ok(Self { export, edges: Mutex::new(()) }),
+        };
+        Err(Error::new(Kind::TargetUnusable, why).path(&export.name))
+    }
+
+    async fn command(&self, command: u16, offset: u64, len: u32, payload: Vec<u8>) -> Result<()> {
+        let request = Request { command, offset, len, payload, wanted: Assembly::Nothing };
+        self.export.call_unbroken(request).await.map(drop)
+    }
+
+    async fn over(&self, command: u16, range: ByteRange) -> Result<()> {
+        for piece in range.chunks(ZERO_SPAN) {
+            let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            self.command(command, piece.start(), len, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether `range` can be asked for as it is.
+    fn is_aligned(&self, range: ByteRange) -> bool {
+        self.export.aligned(range) == range
+    }
+
+    /// Writes whole blocks.
+    async fn write_blocks(&self, range: ByteRange, data: &[u8]) -> Result<()> {
+        let mut rest = data;
+        for (at, len) in self.export.pieces(range) {
+            let (now, later) = rest.split_at(usize::try_from(len).unwrap_or(rest.len()));
+            rest = later;
+            self.command(CMD_WRITE, at, len, now.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes parts of blocks: reads the blocks, changes them, and writes them back.
+    async fn write_parts(&self, range: ByteRange, data: &[u8]) -> Result<()> {
+        // Two writers of one block must not overtake each other.
+        let _turn = self.edges.lock().await;
+        let whole = self.export.aligned(range);
+        let reader = self.reader().await?;
+        let len = usize::try_from(whole.len()).unwrap_or(usize::MAX);
+        let mut blocks = reader.read_vec(whole.start(), len).await?;
+        let start = usize::try_from(range.start() - whole.start()).unwrap_or(usize::MAX);
+        blocks[start..start + data.len()].copy_from_slice(data);
+        self.write_blocks(whole, &blocks).await
+    }
+}
+
+#[async_trait]
+impl Target for NbdTarget {
+    fn name(&self) -> &str {
+        &self.export.name
+    }
+
+    fn size(&self) -> u64 {
+        self.export.agreed.size
+    }
+
+    fn caps(&self) -> TargetCaps {
+        TargetCaps {
+            alignment: self.export.agreed.min_block,
+            known_zero: false,
+            fast_zero: self.export.agreed.can_zero(),
+            device: true,
+        }
+    }
+
+    async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let range = self.check_range(offset, data.len() as u64)?;
+        if self.is_aligned(range) {
+            self.write_blocks(range, data).await
+        } else {
+            self.write_parts(range, data).await
+        }
+    }
+
+    async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
+        let range = self.check_range(range.start(), range.len())?;
+        if self.export.agreed.can_zero() && self.is_aligned(range) {
+            return self.over(CMD_WRITE_ZEROES, range).await;
+        }
+        for piece in range.chunks(ZERO_WRITE.min(u64::from(self.export.agreed.max_block))) {
+            let zeros = vec![0; usize::try_from(piece.len()).unwrap_or(0)];
+            self.write_at(piece.start(), &zeros).await?;
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, range: ByteRange) -> Result<()> {
+        let range = self.check_range(range.start(), range.len())?;
+        let can = self.export.agreed.can_trim() && self.is_aligned(range);
+        if can { self.over(CMD_TRIM, range).await } else { Ok(()) }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.command(CMD_FLUSH, 0, 0, Vec::new()).await
+    }
+
+    async fn reader(&self) -> Result<Arc<dyn Source>> {
+        // A second connection would wait for ever where the server takes only one.
+        Ok(Arc::new(NbdSource { export: Arc::clone(&self.export) }))
+    }
+
+    fn as_local(&self) -> Option<&dyn LocalWrite> {
+        None
+    }
+}

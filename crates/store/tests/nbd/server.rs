@@ -1,0 +1,296 @@
+//! An NBD server over memory that can be told to break the protocol.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What the server does wrong, once, at the first read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// One chunk of half of what was asked for, and no more.
+    Half,
+    /// A chunk for bytes that were not asked for.
+    Elsewhere,
+    /// The same chunk twice.
+    Twice,
+    /// A reply to a request that was never made.
+    Stranger,
+    /// A chunk that claims 3 GiB.
+    Huge,
+    /// Something that is no reply.
+    Garbage,
+    /// A hole where the data is, longer than the request.
+    LongHole,
+    /// An error with this number.
+    Refusal(u32),
+    /// The connection ends.
+    HangUp,
+    /// No answer at all.
+    Silence,
+}
+
+/// How the server behaves.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that servers lack")]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    pub(crate) simple: bool,
+    pub(crate) no_status: bool,
+    pub(crate) read_only: bool,
+    pub(crate) no_flush: bool,
+    pub(crate) min_block: Option<u32>,
+    /// The answer to the request for an export, instead of the export.
+    pub(crate) refuse_export: Option<u32>,
+    pub(crate) fault: Option<Fault>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) disk: Arc<Mutex<Vec<u8>>>,
+    pub(crate) connections: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    manner: Manner,
+    disk: Arc<Mutex<Vec<u8>>>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+struct Request {
+    command: u16,
+    cookie: u64,
+    offset: u64,
+    len: u32,
+}
+
+type Io<T> = std::io::Result<T>;
+
+impl Server {
+    pub(crate) async fn start(disk: Vec<u8>, manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("nbd://{}/disk", listener.local_addr().unwrap());
+        let disk = Arc::new(Mutex::new(disk));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let fault = Arc::new(Mutex::new(manner.fault));
+        let session = Session { manner, disk: Arc::clone(&disk), fault };
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let session = session.clone();
+                tokio::spawn(async move { session.serve(stream).await });
+            }
+        });
+        Self { address, disk, connections }
+    }
+}
+
+impl Session {
+    async fn serve(self, mut stream: TcpStream) -> Io<()> {
+        stream.write_u64(0x4E42_444D_4147_4943).await?;
+        stream.write_u64(0x4948_4156_454F_5054).await?;
+        stream.write_u16(3).await?;
+        stream.read_u32().await?;
+        if self.negotiate(&mut stream).await? { self.transmit(&mut stream).await } else { Ok(()) }
+    }
+
+    async fn negotiate(&self, stream: &mut TcpStream) -> Io<bool> {
+        loop {
+            stream.read_u64().await?;
+            let option = stream.read_u32().await?;
+            let len = stream.read_u32().await?;
+            let mut data = vec![0; len as usize];
+            stream.read_exact(&mut data).await?;
+            match option {
+                8 if !self.manner.simple => reply(stream, option, 1, &[]).await?,
+                10 if !self.manner.no_status => {
+                    let context = [&5_u32.to_be_bytes()[..], b"base:allocation"].concat();
+                    reply(stream, option, 4, &context).await?;
+                    reply(stream, option, 1, &[]).await?;
+                }
+                7 => return self.export(stream).await,
+                2 => return Ok(false),
+                _ => reply(stream, option, 1 << 31 | 1, b"not here").await?,
+            }
+        }
+    }
+
+    async fn export(&self, stream: &mut TcpStream) -> Io<bool> {
+        if let Some(kind) = self.manner.refuse_export {
+            reply(stream, 7, kind, b"go\x1b away").await?;
+            return Ok(false);
+        }
+        // Flags, flush, trim, write zeroes, several connections.
+        let mut flags: u16 = 1 | 4 | 32 | 64 | 256;
+        flags |= if self.manner.read_only { 2 } else { 0 };
+        flags &= if self.manner.no_flush { !4 } else { !0 };
+        let size = self.disk.lock().unwrap().len() as u64;
+        let info = [&[0, 0][..], &size.to_be_bytes(), &flags.to_be_bytes()].concat();
+        reply(stream, 7, 3, &info).await?;
+        if let Some(min) = self.manner.min_block {
+            let sizes = [min, min, 1 << 20].map(u32::to_be_bytes).concat();
+            reply(stream, 7, 3, &[&[0, 3][..], &sizes].concat()).await?;
+        }
+        reply(stream, 7, 1, &[]).await?;
+        Ok(true)
+    }
+
+    async fn transmit(&self, stream: &mut TcpStream) -> Io<()> {
+        loop {
+            stream.read_u32().await?;
+            stream.read_u16().await?;
+            let request = Request {
+                command: stream.read_u16().await?,
+                cookie: stream.read_u64().await?,
+                offset: stream.read_u64().await?,
+                len: stream.read_u32().await?,
+            };
+            if request.command == 2 {
+                return Ok(());
+            }
+            if !self.handle(stream, &request).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn handle(&self, stream: &mut TcpStream, request: &Request) -> Io<bool> {
+        let Request { command, offset, len, .. } = *request;
+        let range = offset as usize..offset as usize + len as usize;
+        let block = u64::from(self.manner.min_block.unwrap_or(1));
+        assert!(offset.is_multiple_of(block) && u64::from(len).is_multiple_of(block));
+        match command {
+            0 => {
+                let fault = self.fault.lock().unwrap().take();
+                let bytes = self.disk.lock().unwrap()[range].to_vec();
+                match fault {
+                    None => self.data(stream, request, &bytes).await?,
+                    Some(Fault::HangUp) => return Ok(false),
+                    Some(fault) => wrong(stream, request, &bytes, fault).await?,
+                }
+            }
+            1 => {
+                let mut data = vec![0; len as usize];
+                stream.read_exact(&mut data).await?;
+                self.disk.lock().unwrap()[range].copy_from_slice(&data);
+                self.done(stream, request).await?;
+            }
+            3 => self.done(stream, request).await?,
+            4 | 6 => {
+                self.disk.lock().unwrap()[range].fill(0);
+                self.done(stream, request).await?;
+            }
+            7 => self.status(stream, request).await?,
+            _ => unreachable!("command {command}"),
+        }
+        Ok(true)
+    }
+
+    async fn done(&self, stream: &mut TcpStream, request: &Request) -> Io<()> {
+        if self.manner.simple {
+            simple(stream, request, 0).await
+        } else {
+            chunk(stream, request, (1, 0), &[]).await
+        }
+    }
+
+    /// Data in two chunks, the second first.
+    async fn data(&self, stream: &mut TcpStream, request: &Request, bytes: &[u8]) -> Io<()> {
+        if self.manner.simple {
+            simple(stream, request, 0).await?;
+            return stream.write_all(bytes).await;
+        }
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        let at = request.offset + first.len() as u64;
+        chunk(stream, request, (0, 1), &[&at.to_be_bytes(), second].concat()).await?;
+        if first.is_empty() {
+            return chunk(stream, request, (1, 0), &[]).await;
+        }
+        if first.iter().all(|byte| *byte == 0) {
+            let hole = [&request.offset.to_be_bytes()[..], &(first.len() as u32).to_be_bytes()];
+            return chunk(stream, request, (1, 2), &hole.concat()).await;
+        }
+        let data = [&request.offset.to_be_bytes(), first].concat();
+        chunk(stream, request, (1, 1), &data).await
+    }
+
+    /// Runs of 4 KiB; the last may reach past what was asked for.
+    async fn status(&self, stream: &mut TcpStream, request: &Request) -> Io<()> {
+        let mut payload = 5_u32.to_be_bytes().to_vec();
+        let start = request.offset as usize;
+        let end = start + request.len as usize;
+        let disk = self.disk.lock().unwrap()[start..].to_vec();
+        let blocks = disk.chunks(4096).take((end - start).div_ceil(4096)).take(100);
+        for block in blocks {
+            let zero = block.iter().all(|byte| *byte == 0);
+            payload.extend((block.len() as u32).to_be_bytes());
+            payload.extend((if zero { 3_u32 } else { 0 }).to_be_bytes());
+        }
+        chunk(stream, request, (1, 5), &payload).await
+    }
+}
+
+async fn reply(stream: &mut TcpStream, option: u32, kind: u32, data: &[u8]) -> Io<()> {
+    stream.write_u64(0x0003_E889_0455_65A9).await?;
+    stream.write_u32(option).await?;
+    stream.write_u32(kind).await?;
+    stream.write_u32(data.len() as u32).await?;
+    stream.write_all(data).await
+}
+
+async fn simple(stream: &mut TcpStream, request: &Request, code: u32) -> Io<()> {
+    stream.write_u32(0x6744_6698).await?;
+    stream.write_u32(code).await?;
+    stream.write_u64(request.cookie).await
+}
+
+async fn chunk(
+    stream: &mut TcpStream,
+    request: &Request,
+    (flags, kind): (u16, u16),
+    payload: &[u8],
+) -> Io<()> {
+    stream.write_u32(0x668E_33EF).await?;
+    stream.write_u16(flags).await?;
+    stream.write_u16(kind).await?;
+    stream.write_u64(request.cookie).await?;
+    stream.write_u32(payload.len() as u32).await?;
+    stream.write_all(payload).await
+}
+
+async fn wrong(stream: &mut TcpStream, request: &Request, bytes: &[u8], fault: Fault) -> Io<()> {
+    let at = |offset: u64, bytes: &[u8]| [&offset.to_be_bytes(), bytes].concat();
+    let Request { cookie, offset, len, .. } = *request;
+    match fault {
+        Fault::Half => chunk(stream, request, (1, 1), &at(offset, &bytes[..bytes.len() / 2])).await,
+        Fault::Elsewhere => chunk(stream, request, (1, 1), &at(offset + 1, bytes)).await,
+        Fault::Twice => {
+            chunk(stream, request, (0, 1), &at(offset, bytes)).await?;
+            chunk(stream, request, (1, 1), &at(offset, bytes)).await
+        }
+        Fault::Stranger => {
+            let other = Request { cookie: cookie + 77, ..*request };
+            chunk(stream, &other, (1, 1), &at(offset, bytes)).await
+        }
+        Fault::Huge => {
+            stream.write_u32(0x668E_33EF).await?;
+            stream.write_u32(0x0001_0001).await?;
+            stream.write_u64(cookie).await?;
+            stream.write_u32(3 << 30).await?;
+            stream.write_u64(offset).await
+        }
+        Fault::Garbage => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+        Fault::LongHole => {
+            let hole = [&offset.to_be_bytes()[..], &(len + 1).to_be_bytes()].concat();
+            chunk(stream, request, (1, 2), &hole).await
+        }
+        Fault::Refusal(code) => {
+            let error = [&code.to_be_bytes()[..], &[0, 3], b"n\x1bo"].concat();
+            chunk(stream, request, (1, 0x8001), &error).await
+        }
+        Fault::HangUp | Fault::Silence => Ok(()),
+    }
+}
