@@ -124,6 +124,7 @@ impl Section {
                 .number("max_requests")?
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             part_size: self.number("part_size")?,
+            accept_unversioned: self.flag("accept_unversioned")?,
         };
         match self.fields.keys().next() {
             Some(name) => Err(usage(format!(

@@ -114,6 +114,9 @@ pub struct StoreSettings {
     pub max_requests: Option<usize>,
     /// Bytes of one range request; longer reads are split and made in parallel.
     pub part_size: Option<u64>,
+    /// Reads objects that carry neither an `ETag` nor a time of modification. A change of such an
+    /// object while it is read is noticed only when its size changes.
+    pub accept_unversioned: Option<bool>,
 }
 
 impl StoreSettings {
@@ -143,7 +146,8 @@ impl StoreSettings {
             connect_timeout,
             min_progress,
             max_requests,
-            part_size
+            part_size,
+            accept_unversioned
         );
         let headers = over.headers.iter();
         self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));

@@ -36,6 +36,7 @@ pub(super) struct Limits {
     pub(super) min_progress: u64,
     pub(super) max_requests: usize,
     pub(super) part_size: usize,
+    pub(super) accept_unversioned: bool,
 }
 
 impl Bucket {
@@ -92,13 +93,15 @@ impl ObjectStoreHandle {
         &self.name
     }
 
-    /// Opens the object for reading: learns its size and `ETag`, which every read is then held to.
+    /// Opens the object for reading: learns its size, `ETag` and time of modification, which every
+    /// read is then held to.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// `NotFound`; `Denied` for credentials, clock, region and redirects to other hosts;
-    /// `Unsupported` when a web server cannot serve ranges; `Unavailable` when the store did not
+    /// `Unsupported` when a web server cannot serve ranges, or the object has neither an `ETag` nor
+    /// a time of modification and the settings do not accept that; `Unavailable` when the store did not
     /// answer within the retry budget.
     pub async fn open(&self) -> Result<ObjectSource> {
         ObjectSource::open(self.clone()).await

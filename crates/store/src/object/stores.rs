@@ -99,6 +99,7 @@ impl ObjectStores {
                 min_progress: settings.min_progress(),
                 max_requests: settings.max_requests(),
                 part_size: settings.part_size(),
+                accept_unversioned: settings.accept_unversioned.unwrap_or(false),
             },
         })
     }
