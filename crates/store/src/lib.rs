@@ -3,8 +3,8 @@
 mod local;
 
 pub use local::{
-    DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, Obstacle, TargetFacts,
-    TargetKind, directory_of, grant, inspect_target, lock_file,
+    DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, LocalOptions, Obstacle,
+    TargetFacts, TargetKind, directory_of, grant, inspect_source, inspect_target, lock_file,
 };
 mod config;
 mod object;
