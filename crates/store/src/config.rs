@@ -36,7 +36,8 @@ use std::collections::BTreeMap;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct StoreConfig {
-    file: FileSettings,
+    /// The one that wins last.
+    files: Vec<FileSettings>,
     profile: StoreSettings,
     env: BTreeMap<Scheme, StoreSettings>,
     flags: StoreSettings,
@@ -54,10 +55,13 @@ impl StoreConfig {
     /// `[store]` holds for every store, `[store.s3]` for a scheme (`s3`, `cos`, `gs`, `az`,
     /// `http` for both web schemes) and `[store.s3.buckets.NAME]` for a bucket or host.
     ///
+    /// May be called for several files, such as the system's and then the user's: a later one
+    /// goes over the earlier ones, field by field.
+    ///
     /// # Errors
     /// `Usage`, naming the line or the key, never a value.
     pub fn with_file(mut self, text: &str) -> Result<Self> {
-        self.file = file::parse(text)?;
+        self.files.push(file::parse(text)?);
         Ok(self)
     }
 
@@ -77,7 +81,8 @@ impl StoreConfig {
     /// not set.
     ///
     /// # Errors
-    /// `Usage`, naming the variable, never its value.
+    /// `Usage`, naming the variable, never its value. Half of a key is an error of the first use
+    /// of the store, because a run over local files does not need it.
     pub fn with_env<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self>
     where
         N: AsRef<str>,
@@ -100,7 +105,10 @@ impl StoreConfig {
             Scheme::Https => Scheme::Http,
             other => other,
         };
-        let mut settings = self.file.settings(scheme, url.bucket());
+        let mut settings = StoreSettings::default();
+        for file in &self.files {
+            settings = settings.overlaid(&file.settings(scheme, url.bucket()));
+        }
         if scheme == Scheme::S3 {
             settings = settings.overlaid(&self.profile);
         }

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest time that a setting can ask for; longer ones would overflow the clock.
+pub(super) const LONGEST: Duration = Duration::from_hours(365 * 24);
+
 /// Who a request is made as. One value, so that no layer of configuration can pair its key with
 /// the secret or the session of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,11 @@ pub enum Credentials {
     AccountKey(Secret),
     /// A shared access signature of Azure: the query text.
     SharedAccess(Secret),
+    /// Half of a key. An error for who needs the credentials, and for nobody else.
+    Incomplete {
+        /// Where the missing half was looked for, such as the name of a variable.
+        missing: String,
+    },
 }
 
 impl Credentials {
@@ -46,7 +54,9 @@ impl Credentials {
             | Self::ServiceAccountKey(text)
             | Self::AccountKey(text)
             | Self::SharedAccess(text) => vec![text.expose()],
-            Self::ServiceAccountFile(_) | Self::ApplicationFile(_) => Vec::new(),
+            Self::ServiceAccountFile(_) | Self::ApplicationFile(_) | Self::Incomplete { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -55,10 +65,17 @@ impl Credentials {
     /// # Errors
     /// `Usage`, naming the part and not its content.
     pub(crate) fn check(&self) -> Result<()> {
-        if let Self::Key { id, .. } = self {
-            check_text("access key", id)?;
-        }
         match self {
+            Self::Incomplete { missing } => {
+                Err(Error::new(Kind::Usage, format!("{missing} is not set, but its other half is")))
+            }
+            Self::Key { id, secret, token } => {
+                check_text("access key", id)?;
+                let token = token.iter().map(Secret::expose);
+                std::iter::once(secret.expose())
+                    .chain(token)
+                    .try_for_each(|text| check_text("secret or token", text))
+            }
             Self::ServiceAccountKey(_) => Ok(()),
             _ => {
                 self.secrets().into_iter().try_for_each(|text| check_text("secret or token", text))
@@ -155,15 +172,15 @@ impl StoreSettings {
     }
 
     pub(crate) fn retry_for(&self) -> Duration {
-        self.retry_for.unwrap_or(Duration::from_hours(1))
+        self.retry_for.unwrap_or(Duration::from_hours(1)).min(LONGEST)
     }
 
     pub(crate) fn read_timeout(&self) -> Duration {
-        self.read_timeout.unwrap_or(Duration::from_secs(30))
+        self.read_timeout.unwrap_or(Duration::from_secs(30)).min(LONGEST)
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
-        self.connect_timeout.unwrap_or(Duration::from_secs(10))
+        self.connect_timeout.unwrap_or(Duration::from_secs(10)).min(LONGEST)
     }
 
     pub(crate) fn min_progress(&self) -> u64 {

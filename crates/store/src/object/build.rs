@@ -21,10 +21,10 @@ pub(super) fn store(
     contact: &Arc<Contact>,
     redactor: &Redactor,
 ) -> Result<Arc<dyn ObjectStore>> {
-    if let Some(credentials) = &settings.credentials {
-        credentials.check()?;
-    }
     let parts = Parts { url, settings, contact, redactor };
+    if let Some(credentials) = parts.credentials() {
+        credentials.check().map_err(|error| error.path(url.to_string()))?;
+    }
     match url.scheme() {
         Scheme::S3 | Scheme::Cos => parts.s3(),
         Scheme::Gs => parts.google(),
