@@ -21,6 +21,7 @@ mod redact;
 mod retry;
 mod source;
 mod stores;
+mod throttle;
 mod transport;
 mod version;
 

@@ -311,7 +311,8 @@ async fn a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn a_huge_head_is_an_error() {
-    let case = Case::new(|_, r, c| {
+    let soon = |flags: &mut StoreSettings| flags.retry_for = Some(Duration::from_millis(200));
+    let case = Case::with(soon, |_, r, c| {
         let huge = format!("x-huge: {}\r\ncontent-range", "h".repeat(2 << 20));
         Some(bent(r, c, "content-range", &huge))
     })

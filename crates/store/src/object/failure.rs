@@ -106,7 +106,8 @@ fn of_transport(error: &HttpError, redactor: &Redactor) -> Failure {
             (Again::Later, "the connection broke")
         }
         HttpErrorKind::Decode => (Again::Later, "the answer ended early"),
-        _ => (Again::Few, "the server's answer cannot be understood"),
+        // A broken proxy or a server that starts sends such things for a while.
+        _ => (Again::Later, "the server's answer cannot be understood"),
     };
     Failure::new(again, Error::new(Kind::Unavailable, text).caused_by(cause))
 }
@@ -131,12 +132,15 @@ fn of_status(answer: &StatusAnswer, redactor: &Redactor) -> Failure {
 fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
     use StatusCode as S;
     match answer.status {
-        S::TOO_MANY_REQUESTS | S::SERVICE_UNAVAILABLE => {
+        // 509 is what hosters answer beyond the bandwidth that was paid for.
+        status
+            if matches!(status.as_u16(), 429 | 503 | 509)
+                || answer.is("SlowDown")
+                || answer.is("RequestLimitExceeded") =>
+        {
             (Kind::Unavailable, Again::Throttled(answer.retry_after))
         }
-        S::REQUEST_TIMEOUT | S::INTERNAL_SERVER_ERROR | S::BAD_GATEWAY | S::GATEWAY_TIMEOUT => {
-            (Kind::Unavailable, Again::Later)
-        }
+        S::REQUEST_TIMEOUT | S::LOCKED | S::TOO_EARLY => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
@@ -146,7 +150,7 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         S::PRECONDITION_FAILED | S::RANGE_NOT_SATISFIABLE => (Kind::SourceChanged, Again::Never),
         S::METHOD_NOT_ALLOWED | S::NOT_IMPLEMENTED => (Kind::Unsupported, Again::Never),
         status if status.is_redirection() => (Kind::Denied, Again::Never),
-        status if status.is_server_error() => (Kind::Unavailable, Again::Few),
+        status if status.is_server_error() => (Kind::Unavailable, Again::Later),
         _ => (Kind::Usage, Again::Never),
     }
 }
@@ -233,3 +237,6 @@ fn leaf_text(error: &object_store::Error, redactor: &Redactor) -> String {
     let leaf = carreto_error::Chain::new(error).last();
     redactor.clean(&leaf.map(ToString::to_string).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use super::failure::{self, Failure};
 use super::redact::Redactor;
 use super::retry::Retry;
 use super::source::ObjectSource;
+use super::throttle::Throttle;
 use super::transport::Contact;
 use crate::url::ObjectUrl;
 use bytes::Bytes;
@@ -23,6 +24,7 @@ pub(super) struct Bucket {
     pub(super) redactor: Redactor,
     pub(super) contact: Arc<Contact>,
     pub(super) permits: Semaphore,
+    pub(super) throttle: Throttle,
     pub(super) limits: Limits,
     /// Whether requests carry credentials.
     pub(super) signed: bool,
@@ -40,12 +42,17 @@ pub(super) struct Limits {
 }
 
 impl Bucket {
-    /// Waits for the right to make one request.
+    /// Waits for the right to make one request, and for the end of a pause that the store asked
+    /// for.
     ///
     /// Cancel safe.
     pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
-        let permit = self.permits.acquire().await;
-        permit.map_err(|error| Error::new(Kind::Internal, "the store was closed").caused_by(error))
+        let permit =
+            self.permits.acquire().await.map_err(|error| {
+                Error::new(Kind::Internal, "the store was closed").caused_by(error)
+            })?;
+        self.throttle.wait().await;
+        Ok(permit)
     }
 
     /// Maps an error of `object_store`.
@@ -143,7 +150,7 @@ impl ObjectStoreHandle {
     /// The failures of one request from now on.
     pub(super) fn retry(&self) -> Retry<'_> {
         let bucket = &*self.bucket;
-        Retry::new(&self.name, &*bucket.observer, bucket.limits.retry_for)
+        Retry::new(&self.name, &*bucket.observer, &bucket.throttle, bucket.limits.retry_for)
     }
 
     /// Says what was being done, and to which object.
@@ -155,5 +162,29 @@ impl ObjectStoreHandle {
 impl fmt::Debug for ObjectStoreHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ObjectStoreHandle({})", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Location, ObjectStores, SilentObserver, StoreConfig};
+    use carreto_block::SourceExt as _;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn every_request_waits_for_the_pause_of_the_store() {
+        let stores = ObjectStores::new(StoreConfig::new(), Arc::new(SilentObserver));
+        let Location::Object(url) = "memory:disk".parse().unwrap() else {
+            panic!("not an object");
+        };
+        let handle = stores.handle(&url).unwrap();
+        handle.put_bytes(vec![7; 100].into()).await.unwrap();
+        let source = handle.open().await.unwrap();
+        let pause = Duration::from_secs(50);
+        let start = Instant::now();
+        handle.bucket.throttle.hold(pause);
+        assert_eq!(source.read_vec(0, 100).await.unwrap(), vec![7; 100]);
+        assert!(start.elapsed() >= pause, "{:?}", start.elapsed());
     }
 }

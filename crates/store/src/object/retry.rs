@@ -3,6 +3,7 @@
 use super::clock;
 use super::event::{StoreEvent, StoreObserver};
 use super::failure::{Again, Failure};
+use super::throttle::Throttle;
 use carreto_error::Result;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ const FIRST_CONTACT: Duration = Duration::from_mins(1);
 pub(super) struct Retry<'a> {
     object: &'a str,
     observer: &'a dyn StoreObserver,
+    throttle: &'a Throttle,
     budget: Duration,
     since: Option<Instant>,
     failures: u32,
@@ -28,9 +30,15 @@ pub(super) struct Retry<'a> {
 }
 
 impl<'a> Retry<'a> {
-    /// Starts for a request to `object` that may fail for `budget`.
-    pub(super) fn new(object: &'a str, observer: &'a dyn StoreObserver, budget: Duration) -> Self {
-        Self { object, observer, budget, since: None, failures: 0, senseless: 0 }
+    /// Starts for a request to `object` that may fail for `budget`. A store that asks for fewer
+    /// requests holds `throttle`.
+    pub(super) fn new(
+        object: &'a str,
+        observer: &'a dyn StoreObserver,
+        throttle: &'a Throttle,
+        budget: Duration,
+    ) -> Self {
+        Self { object, observer, throttle, budget, since: None, failures: 0, senseless: 0 }
     }
 
     /// Forgets the failures so far, because bytes arrived.
@@ -65,6 +73,9 @@ impl<'a> Retry<'a> {
         }
         let delay = self.delay(failure.again).min(left);
         self.tell(&failure, delay);
+        if matches!(failure.again, Again::Throttled(_)) {
+            self.throttle.hold(delay);
+        }
         tokio::time::sleep(delay).await;
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::event::StoreObserver;
 use super::handle::{Bucket, Limits, ObjectStoreHandle};
 use super::redact::Redactor;
 use super::source::ObjectSource;
+use super::throttle::Throttle;
 use super::transport::Contact;
 use crate::config::{StoreConfig, StoreSettings};
 use crate::url::{ObjectUrl, Scheme};
@@ -92,6 +93,7 @@ impl ObjectStores {
             redactor,
             contact,
             signed: settings.credentials.is_some() && !settings.anonymous.unwrap_or(false),
+            throttle: Throttle::default(),
             permits: Semaphore::new(settings.max_requests()),
             limits: Limits {
                 retry_for: settings.retry_for(),
