@@ -1,6 +1,8 @@
 //! Which settings a store is used with, and where they come from.
 //!
-//! This crate reads no environment and no file on its own: the front end hands in texts. Three
+//! This crate reads no environment and no file on its own: the front end hands in texts. The one
+//! exception is a file of profiles that the front end names to be read again, because its keys
+//! are renewed while a run is under way. Three
 //! layers combine, field by field: flags over the environment over the configuration file; a
 //! shared credentials file of the AWS tools lies between the last two. Credentials are one field,
 //! so a key never meets the secret of another layer.
@@ -8,9 +10,11 @@
 mod env;
 mod file;
 mod profile;
+mod provider;
 mod secret;
 mod settings;
 
+pub use provider::{CredentialProvider, Provider};
 pub use secret::Secret;
 pub use settings::{Credentials, StoreSettings};
 
@@ -18,6 +22,7 @@ use crate::url::{ObjectUrl, Scheme};
 use carreto_error::Result;
 use file::FileSettings;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The settings of all stores, before one is chosen.
 ///
@@ -74,6 +79,23 @@ impl StoreConfig {
         let settings = profile::parse(text, profile)?;
         self.profile = std::mem::take(&mut self.profile).overlaid(&settings);
         Ok(self)
+    }
+
+    /// As [`Self::with_aws_profile`] with the text of the file at `path`, whose keys are read anew
+    /// when the file was changed and when the store says that they have expired.
+    ///
+    /// # Errors
+    /// As [`Self::with_aws_profile`]; `NotFound`, `Denied` or `Io` when the file cannot be read.
+    pub fn with_aws_profile_file(self, path: impl AsRef<Path>, profile: &str) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let text = provider::read(path)?;
+        let mut settings = profile::parse(&text, profile).map_err(|error| error.path(name))?;
+        if let Some(Credentials::Key { .. }) = settings.credentials {
+            let file = provider::ProfileFile::new(path, profile);
+            settings.credentials = Some(Credentials::Provider(Provider::new(file)));
+        }
+        Ok(Self { profile: self.profile.clone().overlaid(&settings), ..self })
     }
 
     /// Takes the standard variables out of the environment: `AWS_*`, `COS_*`, `TENCENTCLOUD_*`,

@@ -10,7 +10,7 @@ mod config;
 mod object;
 mod url;
 
-pub use config::{Credentials, Secret, StoreConfig, StoreSettings};
+pub use config::{CredentialProvider, Credentials, Provider, Secret, StoreConfig, StoreSettings};
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};

@@ -17,6 +17,7 @@ mod event;
 mod failure;
 mod gate;
 mod handle;
+mod keys;
 mod redact;
 mod retry;
 mod source;

@@ -1,6 +1,6 @@
 //! The settings of one store, and how two layers of them combine.
 
-use super::Secret;
+use super::{Provider, Secret};
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ pub enum Credentials {
     AccountKey(Secret),
     /// A shared access signature of Azure: the query text.
     SharedAccess(Secret),
+    /// Access keys of S3 or COS that can be renewed while a run is under way.
+    Provider(Provider),
     /// Half of a key. An error for who needs the credentials, and for nobody else.
     Incomplete {
         /// Where the missing half was looked for, such as the name of a variable.
@@ -54,9 +56,10 @@ impl Credentials {
             | Self::ServiceAccountKey(text)
             | Self::AccountKey(text)
             | Self::SharedAccess(text) => vec![text.expose()],
-            Self::ServiceAccountFile(_) | Self::ApplicationFile(_) | Self::Incomplete { .. } => {
-                Vec::new()
-            }
+            Self::ServiceAccountFile(_)
+            | Self::ApplicationFile(_)
+            | Self::Provider(_)
+            | Self::Incomplete { .. } => Vec::new(),
         }
     }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub(super) enum Again {
     /// No.
     Never,
+    /// The keys have expired; with other keys.
+    Expired,
     /// The answer made no sense; a few times, in case a proxy or a lost packet is to blame.
     Few,
     /// No connection could be made.
@@ -72,6 +74,11 @@ pub(super) fn of_store(error: &object_store::Error, redactor: &Redactor) -> Fail
     }
     if let Some(http) = links().find_map(|link| link.downcast_ref::<HttpError>()) {
         return of_transport(http, redactor);
+    }
+    if let Some(own) = links().find_map(|link| link.downcast_ref::<Error>()) {
+        let text = redactor.clean(&carreto_error::chain_text(own));
+        let error = Error::new(own.kind(), text).remedied_by(own.remedy().to_owned());
+        return Failure::new(Again::Never, error);
     }
     let text = leaf_text(error, redactor);
     let (kind, again) = match error {
@@ -142,6 +149,7 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         }
         S::REQUEST_TIMEOUT | S::LOCKED | S::TOO_EARLY => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
+        _ if has_expired(answer) => (Kind::Denied, Again::Expired),
         S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
             (Kind::Denied, Again::Never)
@@ -158,22 +166,24 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
 /// Codes that S3 sends with 400 although the credentials or the region are wrong ("List of error
 /// codes", Amazon S3 API reference).
 fn is_about_credentials(answer: &StatusAnswer) -> bool {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 4] = [
         "AuthorizationHeaderMalformed",
         "AuthorizationQueryParametersError",
-        "ExpiredToken",
         "InvalidToken",
-        "TokenRefreshRequired",
         "AccessDenied",
     ];
     CODES.iter().any(|code| answer.is(code))
+}
+
+fn has_expired(answer: &StatusAnswer) -> bool {
+    answer.is("ExpiredToken") || answer.is("TokenRefreshRequired")
 }
 
 /// What happened, in this project's words first and the server's after.
 fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
     let said = redactor.clean(&answer.to_string());
     let clock = clock_text(answer).unwrap_or_default();
-    if answer.is("ExpiredToken") || answer.is("TokenRefreshRequired") {
+    if has_expired(answer) {
         return format!("the session token has expired: {said}{clock}");
     }
     if let Some(host) = &answer.redirect
@@ -198,8 +208,12 @@ fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
 }
 
 fn remedy(answer: &StatusAnswer, kind: Kind) -> Option<String> {
-    if answer.is("ExpiredToken") || answer.is("TokenRefreshRequired") {
-        return Some("get new temporary credentials, then run the same command again".to_owned());
+    if has_expired(answer) {
+        return Some(
+            "get new temporary credentials, then run the same command again; credentials in a \
+             file of profiles, unlike those in the environment, are read anew while a run goes on"
+                .to_owned(),
+        );
     }
     if answer.status.is_redirection() || answer.status == StatusCode::BAD_REQUEST {
         if let Some(region) = &answer.region {

@@ -2,8 +2,9 @@
 
 use super::event::StoreObserver;
 use super::failure::{self, Failure};
+use super::keys::Keys;
 use super::redact::Redactor;
-use super::retry::Retry;
+use super::retry::{Retry, Shared};
 use super::source::ObjectSource;
 use super::throttle::Throttle;
 use super::transport::Contact;
@@ -25,6 +26,8 @@ pub(super) struct Bucket {
     pub(super) contact: Arc<Contact>,
     pub(super) permits: Semaphore,
     pub(super) throttle: Throttle,
+    /// The keys, if they can be renewed.
+    pub(super) keys: Option<Arc<Keys>>,
     pub(super) limits: Limits,
     /// Whether requests carry credentials.
     pub(super) signed: bool,
@@ -150,7 +153,12 @@ impl ObjectStoreHandle {
     /// The failures of one request from now on.
     pub(super) fn retry(&self) -> Retry<'_> {
         let bucket = &*self.bucket;
-        Retry::new(&self.name, &*bucket.observer, &bucket.throttle, bucket.limits.retry_for)
+        let shared = Shared {
+            observer: &*bucket.observer,
+            throttle: &bucket.throttle,
+            keys: bucket.keys.as_deref(),
+        };
+        Retry::new(&self.name, shared, bucket.limits.retry_for)
     }
 
     /// Says what was being done, and to which object.
