@@ -1,9 +1,9 @@
 //! A block device as a target.
 
 use super::calls::{blocking, read_up_to, target_error, write_all, write_hopping};
-use super::direct::DirectFile;
 use super::lock;
 use super::node::{self, Node};
+use super::source::LocalFile;
 use super::sync::Syncer;
 use super::sysfs::{BlockDevice, Sysfs};
 use super::zero::{self, Zeroer};
@@ -275,7 +275,7 @@ impl Target for DeviceTarget {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let unit = inner.block as usize;
-            let file = DirectFile::open(&inner.path, &inner.stat, inner.size, unit)?;
+            let file = LocalFile::read_back(&inner.path, &inner.stat, inner.size, unit)?;
             Ok(Arc::new(file) as Arc<dyn Source>)
         })
         .await

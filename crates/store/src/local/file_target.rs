@@ -1,9 +1,9 @@
 //! A regular file that stands for a disk.
 
 use super::calls::{blocking, target_error, write_all, write_hopping};
-use super::direct::DirectFile;
 use super::lock;
 use super::node::{self, Node};
+use super::source::LocalFile;
 use super::sync::Syncer;
 use super::zero::{self, Zeroer};
 use async_trait::async_trait;
@@ -188,7 +188,7 @@ impl Target for FileTarget {
     async fn reader(&self) -> Result<Arc<dyn Source>> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
-            let file = DirectFile::open(&inner.path, &inner.stat, inner.size, ALIGNMENT)?;
+            let file = LocalFile::read_back(&inner.path, &inner.stat, inner.size, ALIGNMENT)?;
             Ok(Arc::new(file) as Arc<dyn Source>)
         })
         .await

@@ -3,10 +3,12 @@
 use super::build;
 use super::event::StoreObserver;
 use super::handle::{Bucket, Limits, ObjectStoreHandle};
+use super::keys::Keys;
 use super::redact::Redactor;
 use super::source::ObjectSource;
+use super::throttle::Throttle;
 use super::transport::Contact;
-use crate::config::{StoreConfig, StoreSettings};
+use crate::config::{Credentials, StoreConfig, StoreSettings};
 use crate::url::{ObjectUrl, Scheme};
 use carreto_error::{Error, Kind, Result};
 use object_store::ObjectStore;
@@ -82,9 +84,15 @@ impl ObjectStores {
         }
         let redactor = redactor(url, &settings);
         let contact = Arc::new(Contact::default());
+        let keys = match &settings.credentials {
+            Some(Credentials::Provider(provider)) => {
+                Some(Arc::new(Keys::new(provider.clone(), redactor.clone())))
+            }
+            _ => None,
+        };
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             Scheme::Memory => Arc::clone(&self.memory) as _,
-            _ => build::store(url, &settings, &contact, &redactor)?,
+            _ => build::store(url, &settings, &contact, &redactor, keys.as_ref())?,
         };
         Ok(Bucket {
             store,
@@ -92,6 +100,8 @@ impl ObjectStores {
             redactor,
             contact,
             signed: settings.credentials.is_some() && !settings.anonymous.unwrap_or(false),
+            throttle: Throttle::default(),
+            keys,
             permits: Semaphore::new(settings.max_requests()),
             limits: Limits {
                 retry_for: settings.retry_for(),
@@ -99,6 +109,7 @@ impl ObjectStores {
                 min_progress: settings.min_progress(),
                 max_requests: settings.max_requests(),
                 part_size: settings.part_size(),
+                accept_unversioned: settings.accept_unversioned.unwrap_or(false),
             },
         })
     }
