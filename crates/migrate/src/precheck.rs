@@ -5,7 +5,6 @@ use crate::target::TargetState;
 use crate::{JobSpec, Role};
 use carreto_block::{Source, SourceExt as _};
 use carreto_error::{Error, Kind, Result};
-use std::path::Path;
 
 /// The last two bytes of a boot sector (master boot record, also of GPT disks).
 const BOOT_SIGNATURE: [u8; 2] = [0x55, 0xAA];
@@ -25,17 +24,16 @@ pub(crate) fn target(spec: &JobSpec, target: &TargetState, image: &ImageFacts) -
 }
 
 /// Whether the target is one of the files that are read.
-pub(crate) fn not_the_image(target: &TargetState, image: &dyn Source) -> Result<()> {
-    let names = image.files().iter().map(|file| file.name()).chain([image.name()]);
-    let same = |name: &str| target.is_same_file(Path::new(name));
-    match names.into_iter().find(|name| same(name)) {
-        None => Ok(()),
-        Some(name) => {
-            let text = format!("the target is {name}, a file of the image itself");
+pub(crate) async fn not_the_image(target: &TargetState, image: &dyn Source) -> Result<()> {
+    let files = image.files().iter().map(AsRef::as_ref).chain([image]);
+    for file in files {
+        if target.is_file(file).await? {
+            let text = format!("the target is {}, a file of the image itself", file.name());
             let error = Error::new(Kind::Usage, text).path(&target.path);
-            Err(error.remedied_by("name another target"))
+            return Err(error.remedied_by("name another target"));
         }
     }
+    Ok(())
 }
 
 fn size(target: &TargetState, image: &ImageFacts) -> Result<()> {

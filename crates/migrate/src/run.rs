@@ -129,7 +129,7 @@ async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     let mut facts = inspect::facts(&spec.image.location, opened.image.as_ref()).await?;
     facts.warnings.extend(precheck::role(spec, opened.image.as_ref()).await?);
     let target = target::inspect(&spec.target)?;
-    precheck::not_the_image(&target, opened.image.as_ref())?;
+    precheck::not_the_image(&target, opened.image.as_ref()).await?;
     precheck::target(spec, &target, &facts)?;
     Ok(Prepared { image: opened.image, facts, stamp, target })
 }
