@@ -58,7 +58,7 @@ const ZERO_STEP: u64 = 1 << 30;
 /// Copies `body`, writing down in `journal` what is done, and flushes the target at the end.
 ///
 /// Whatever ends the copy early, all writes have ended when it returns, and what was done is in
-/// the journal. Not cancel safe: dropping the future leaves a few blocking writes of right bytes
+/// the journal. After a flush that failed only what was flushed before counts as done. Not cancel safe: dropping the future leaves a few blocking writes of right bytes
 /// running for a moment; copying again repairs whatever is missing.
 ///
 /// # Errors
@@ -71,11 +71,12 @@ pub async fn copy(engine: &Engine, body: &Body, journal: Option<Arc<Journal>>) -
         flight: JoinSet::new(),
         flush: None,
         last_flush: Instant::now(),
+        doubted: false,
         copied: Copied::default(),
     };
     let outcome = run.pump().await;
     let landed = run.land().await;
-    let flushed = if landed.is_ok() { run.flush_now().await } else { Ok(()) };
+    let flushed = if landed.is_ok() && !run.doubted { run.flush_now().await } else { Ok(()) };
     outcome.and(landed).and(flushed)?;
     Ok(run.copied)
 }
@@ -87,6 +88,8 @@ struct Run {
     flight: JoinSet<Result<Landed>>,
     flush: Option<JoinHandle<Result<u64>>>,
     last_flush: Instant,
+    /// A flush failed.
+    doubted: bool,
     copied: Copied,
 }
 
@@ -193,7 +196,12 @@ impl Run {
         let Some(flush) = self.flush.take() else {
             return Ok(());
         };
-        let mark = flush.await.map_err(lost)??;
+        let flushed = flush.await.map_err(lost).flatten();
+        if flushed.is_err() {
+            self.doubted = true;
+            self.journal.as_ref().map_or(Ok(()), |journal| journal.doubted())?;
+        }
+        let mark = flushed?;
         if let Some(journal) = &self.journal {
             journal.flushed(mark)?;
         }
