@@ -117,6 +117,31 @@ pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTa
     Ok(OpenTarget { target, identity, created: state.is_missing() })
 }
 
+/// A text that every write to a file changes; `None` for a device, which keeps no such time.
+pub(crate) fn mark(path: &Path, state: &TargetState) -> Result<Option<String>> {
+    if state.is_device() {
+        return Ok(None);
+    }
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let name = path.display().to_string();
+            return Err(Error::io(IoSide::Target, "look at", name, error));
+        }
+    };
+    let (written, changed) = (found.mtime_nsec(), found.ctime_nsec());
+    Ok(Some(format!("{}.{written:09}:{}.{changed:09}", found.mtime(), found.ctime())))
+}
+
+/// Whether a device that was there is there no more.
+pub(crate) fn is_gone(path: &Path) -> bool {
+    inspect_target(path).is_ok_and(|facts| {
+        let gone = |o: &Obstacle| matches!(o, Obstacle::Gone { .. } | Obstacle::NoMedium { .. });
+        facts.kind == TargetKind::Missing || facts.obstacles.iter().any(gone)
+    })
+}
+
 /// A text that another disk at the same path does not share: a file that was deleted and made
 /// again has another birth time, a device that was attached again another sequence number.
 fn identity(path: &Path) -> Result<String> {

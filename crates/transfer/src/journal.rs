@@ -32,6 +32,7 @@ const DONE: u8 = 3;
 const UNDONE: u8 = 4;
 const FLUSHED: u8 = 5;
 const DOUBTED: u8 = 6;
+const TARGET_MARK: u8 = 7;
 
 /// What a journal is about. Persisted; a change of its meaning needs a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,8 @@ pub struct Resumed {
     /// What was never written on the target still reads as zero: the target was created for the
     /// job, and nothing on it was ever found to be wrong.
     pub blank: bool,
+    /// The target was created for this very run: nobody wrote to it yet.
+    pub untouched: bool,
     /// Data bytes of items that had begun and are not done: they are sent a second time.
     pub resent: u64,
 }
@@ -96,6 +99,7 @@ struct Contents {
     operations: Vec<Operation>,
     flushed: usize,
     begun: BTreeMap<u64, (ByteRange, u64)>,
+    target_mark: Option<String>,
 }
 
 impl Journal {
@@ -121,6 +125,14 @@ impl Journal {
     /// As [`Self::peek`].
     pub fn peek_done(path: &Path, boot: &str) -> Result<RangeSet> {
         Ok(read(path)?.map(|contents| contents.split(boot).1.done).unwrap_or_default())
+    }
+
+    /// What [`Self::target_mark`] noted last.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub fn peek_mark(path: &Path) -> Result<Option<String>> {
+        Ok(read(path)?.and_then(|contents| contents.target_mark))
     }
 
     /// Continues the journal at `path`, if there is one. `boot` is the system's current boot.
@@ -208,6 +220,15 @@ impl Journal {
                 std::fs::remove_file(&self.path).map_err(|e| self.error("remove the journal", e))
             }
         }
+    }
+
+    /// Notes the state of the target as the run leaves it, in the caller's terms. A journal that
+    /// is continued forgets it.
+    ///
+    /// # Errors
+    /// What writing the file meets.
+    pub fn target_mark(&self, mark: &str) -> Result<()> {
+        self.append(TARGET_MARK, mark.as_bytes(), false)
     }
 
     /// Makes what was noted so far durable.
@@ -358,8 +379,13 @@ fn parse(bytes: &[u8]) -> Result<Contents> {
         let text = format!("the journal has version {}, expected {VERSION}", header.version);
         return Err(Error::new(Kind::Io, text));
     }
-    let mut contents =
-        Contents { header, operations: Vec::new(), flushed: 0, begun: BTreeMap::new() };
+    let mut contents = Contents {
+        header,
+        operations: Vec::new(),
+        flushed: 0,
+        begun: BTreeMap::new(),
+        target_mark: None,
+    };
     while let Some((kind, payload, tail)) = frame::decode(rest) {
         if contents.take(kind, payload).is_none() {
             break;
@@ -416,6 +442,7 @@ impl Contents {
                 self.flushed = count.min(self.operations.len());
             }
             DOUBTED => self.doubt(),
+            TARGET_MARK => self.target_mark = Some(str::from_utf8(payload).ok()?.to_owned()),
             _ => return None,
         }
         Some(())
