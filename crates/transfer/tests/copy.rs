@@ -108,17 +108,6 @@ async fn stopping_ends_with_its_reason_and_no_write_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tiny_budget_still_finishes() {
-    let disk = sparse_disk(SIZE, 41);
-    let target = MemTarget::blank(SIZE as u64);
-    let options = CopyOptions { memory: 4096, ..CopyOptions::default() };
-    let remote: Arc<dyn Source> = Arc::new(MemSource::new("disk", disk.clone()).remote());
-    let body = Body::whole(remote, Arc::new(target.clone()));
-    copy(&Engine::new(options), &body, None).await.unwrap();
-    assert!(target.content() == disk);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn ordered_pieces_are_the_disk() {
     let disk = sparse_disk(SIZE, 51);
     for remote in [false, true] {
