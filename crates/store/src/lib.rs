@@ -13,6 +13,7 @@ mod object;
 mod url;
 
 pub use config::{CredentialProvider, Credentials, Provider, Secret, StoreConfig, StoreSettings};
+pub use object::{MAX_PARTS, MIN_PART, ObjectFacts, ObjectUpload};
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};

@@ -24,9 +24,11 @@ mod source;
 mod stores;
 mod throttle;
 mod transport;
+mod upload;
 mod version;
 
 pub use event::{SilentObserver, StoreEvent, StoreObserver};
 pub use handle::ObjectStoreHandle;
 pub use source::ObjectSource;
 pub use stores::ObjectStores;
+pub use upload::{MAX_PARTS, MIN_PART, ObjectFacts, ObjectUpload};

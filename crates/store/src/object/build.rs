@@ -11,9 +11,22 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::http::HttpBuilder;
+use object_store::multipart::MultipartStore;
 use object_store::{ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 use std::sync::Arc;
 use url::{Host, Url};
+
+/// A store, as what reads and as what takes uploads in parts.
+pub(super) struct Built {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) multipart: Option<Arc<dyn MultipartStore>>,
+}
+
+impl Built {
+    pub(super) fn both<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
+        Self { store: Arc::clone(&store) as _, multipart: Some(store) }
+    }
+}
 
 /// Builds the store of `url`. Makes no request.
 pub(super) fn store(
@@ -22,7 +35,7 @@ pub(super) fn store(
     contact: &Arc<Contact>,
     redactor: &Redactor,
     keys: Option<&Arc<Keys>>,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<Built> {
     let parts = Parts { url, settings, contact, redactor, keys };
     if let Some(credentials) = parts.credentials() {
         credentials.check().map_err(|error| error.path(url.to_string()))?;
@@ -45,7 +58,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn s3(&self) -> Result<Arc<dyn ObjectStore>> {
+    fn s3(&self) -> Result<Built> {
         let region = self.region()?;
         let endpoint = match self.endpoint()? {
             Some(endpoint) => Some(endpoint),
@@ -59,7 +72,9 @@ impl Parts<'_> {
             .with_virtual_hosted_style_request(virtual_host)
             .with_retry(no_retries())
             .with_client_options(self.options()?)
-            .with_http_connector(self.connector(endpoint.as_ref())?);
+            .with_http_connector(self.connector(endpoint.as_ref())?)
+            // TLS protects what is sent already; a second hash would cost half a core.
+            .with_unsigned_payload(endpoint.as_ref().is_none_or(|url| url.scheme() == "https"));
         if let Some(mut endpoint) = endpoint {
             if virtual_host {
                 put_bucket_into_host(&mut endpoint, self.url.bucket())?;
@@ -81,10 +96,10 @@ impl Parts<'_> {
             (Some(_), _) => return Err(self.wrong_credentials("an access key and its secret")),
         };
         let store = builder.build().map_err(|error| self.wrong(&error))?;
-        Ok(Arc::new(store))
+        Ok(Built::both(Arc::new(store)))
     }
 
-    fn google(&self) -> Result<Arc<dyn ObjectStore>> {
+    fn google(&self) -> Result<Built> {
         let endpoint = self.endpoint()?;
         let mut builder = GoogleCloudStorageBuilder::new()
             .with_bucket_name(self.url.bucket())
@@ -117,10 +132,10 @@ impl Parts<'_> {
             let text = "the credentials of Google cannot be read or understood";
             Error::new(Kind::Usage, text).path(self.url.to_string())
         })?;
-        Ok(Arc::new(store))
+        Ok(Built::both(Arc::new(store)))
     }
 
-    fn azure(&self) -> Result<Arc<dyn ObjectStore>> {
+    fn azure(&self) -> Result<Built> {
         let endpoint = self.endpoint()?;
         let account = self.settings.account.as_deref();
         let account = account.filter(|name| is_label(name)).ok_or_else(|| {
@@ -154,10 +169,10 @@ impl Parts<'_> {
             Some(_) => return Err(self.wrong_credentials("an account key or a signature")),
         };
         let store = builder.build().map_err(|error| self.wrong(&error))?;
-        Ok(Arc::new(store))
+        Ok(Built::both(Arc::new(store)))
     }
 
-    fn web(&self) -> Result<Arc<dyn ObjectStore>> {
+    fn web(&self) -> Result<Built> {
         let address = self
             .url
             .web()
@@ -175,7 +190,7 @@ impl Parts<'_> {
             .with_http_connector(connector)
             .build()
             .map_err(|error| self.wrong(&error))?;
-        Ok(Arc::new(store))
+        Ok(Built { store: Arc::new(store), multipart: None })
     }
 
     /// The credentials, unless requests shall not be signed.

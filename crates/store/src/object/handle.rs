@@ -11,6 +11,7 @@ use super::transport::Contact;
 use crate::url::ObjectUrl;
 use bytes::Bytes;
 use carreto_error::{Error, Kind, Result};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use std::fmt;
@@ -21,6 +22,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// One bucket as all its readers share it.
 pub(super) struct Bucket {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same store for uploads in parts, where it takes them.
+    pub(super) multipart: Option<Arc<dyn MultipartStore>>,
     pub(super) observer: Arc<dyn StoreObserver>,
     pub(super) redactor: Redactor,
     pub(super) contact: Arc<Contact>,

@@ -1,6 +1,6 @@
 //! All stores of a run: one per bucket, made when first needed.
 
-use super::build;
+use super::build::{self, Built};
 use super::event::StoreObserver;
 use super::handle::{Bucket, Limits, ObjectStoreHandle};
 use super::keys::Keys;
@@ -11,7 +11,6 @@ use super::transport::Contact;
 use crate::config::{Credentials, StoreConfig, StoreSettings};
 use crate::url::{ObjectUrl, Scheme};
 use carreto_error::{Error, Kind, Result};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::collections::HashMap;
 use std::fmt;
@@ -90,12 +89,13 @@ impl ObjectStores {
             }
             _ => None,
         };
-        let store: Arc<dyn ObjectStore> = match url.scheme() {
-            Scheme::Memory => Arc::clone(&self.memory) as _,
+        let Built { store, multipart } = match url.scheme() {
+            Scheme::Memory => Built::both(Arc::clone(&self.memory)),
             _ => build::store(url, &settings, &contact, &redactor, keys.as_ref())?,
         };
         Ok(Bucket {
             store,
+            multipart,
             observer: Arc::clone(&self.observer),
             redactor,
             contact,

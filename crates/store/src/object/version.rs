@@ -3,6 +3,7 @@
 use super::answer::BadAnswer;
 use super::failure::{Again, Failure};
 use super::handle::ObjectStoreHandle;
+use super::upload::ObjectFacts;
 use carreto_block::Stamp;
 use carreto_error::{Error, Kind, Result};
 use object_store::{GetOptions, GetRange, GetResult, ObjectMeta};
@@ -26,6 +27,10 @@ impl Version {
         // `object_store` says 1970 when the server says nothing.
         let modified = Some(meta.last_modified.timestamp()).filter(|time| *time != 0);
         Ok(Self { size: meta.size, etag: meta.e_tag.clone(), modified })
+    }
+
+    pub(super) fn facts(&self) -> ObjectFacts {
+        ObjectFacts { size: self.size, etag: self.etag.clone() }
     }
 
     /// An object without bytes has no range to ask for, hence no more to tell.

@@ -1,0 +1,225 @@
+//! Uploads in parts that outlive the process that began them.
+//!
+//! The store names an upload and each of its parts; whoever knows the names goes on with it. What
+//! becomes of the last request, which makes the object of its parts, is often unknown: its answer
+//! gets lost, or a repetition is refused because the first one succeeded. So every failure of it
+//! is settled by looking at the object.
+
+use super::failure::{Again, Failure};
+use super::handle::ObjectStoreHandle;
+use super::version::look;
+use bytes::Bytes;
+use carreto_error::{Error, Kind, Result};
+use object_store::PutPayload;
+use object_store::multipart::{MultipartStore, PartId};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The fewest bytes of a part that is not the last (Amazon S3 user guide, "Multipart upload
+/// limits").
+pub const MIN_PART: u64 = 5 << 20;
+/// The most parts of an upload (same source).
+pub const MAX_PARTS: u64 = 10_000;
+
+/// What there is of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// Its bytes.
+    pub size: u64,
+    /// Its `ETag`, where the store gives one.
+    pub etag: Option<String>,
+}
+
+/// An upload in parts, begun in this process or another. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectUpload {
+    handle: ObjectStoreHandle,
+    store: Arc<dyn MultipartStore>,
+    id: String,
+}
+
+impl ObjectStoreHandle {
+    /// Begins an upload in parts. Nothing is visible under the object's name before
+    /// [`ObjectUpload::complete`].
+    ///
+    /// Not cancel safe: a dropped call may leave an upload that nobody knows of.
+    ///
+    /// # Errors
+    /// `Unsupported` for web servers; else as [`Self::open`].
+    pub async fn begin_upload(&self) -> Result<ObjectUpload> {
+        let store = self.multipart()?;
+        let begin = || store.create_multipart(&self.path);
+        let id = self.again(Duration::ZERO, begin).await;
+        let id = id.map_err(|error| self.place(error, "begin the upload"))?;
+        Ok(ObjectUpload { handle: self.clone(), store: Arc::clone(&store), id })
+    }
+
+    /// Goes on with an upload by its name. Makes no request.
+    ///
+    /// # Errors
+    /// `Unsupported` for web servers.
+    pub fn resume_upload(&self, id: impl Into<String>) -> Result<ObjectUpload> {
+        Ok(ObjectUpload { handle: self.clone(), store: self.multipart()?, id: id.into() })
+    }
+
+    /// What there is under the object's name, if anything.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Self::open`], except `NotFound`.
+    pub async fn facts(&self) -> Result<Option<ObjectFacts>> {
+        match look(self).await {
+            Ok(version) => Ok(Some(version.facts())),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(self.place(error, "look at")),
+        }
+    }
+
+    fn multipart(&self) -> Result<Arc<dyn MultipartStore>> {
+        self.bucket.multipart.clone().ok_or_else(|| {
+            let text = "a web server takes no uploads";
+            Error::new(Kind::Unsupported, text).path(self.name())
+        })
+    }
+
+    /// Makes a request until it succeeds or trying again cannot help; each try gets the read
+    /// timeout and `extra`.
+    async fn again<T, F>(&self, extra: Duration, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut retry = self.retry();
+        loop {
+            let permit = self.bucket.permit().await?;
+            let outcome = self.once(extra, request()).await;
+            drop(permit);
+            let failure = match outcome {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            retry.pause(failure, self.bucket.contact.made()).await?;
+        }
+    }
+
+    async fn once<T>(
+        &self,
+        extra: Duration,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Failure> {
+        let patience = self.bucket.limits.read_timeout + extra;
+        match tokio::time::timeout(patience, request).await {
+            Ok(outcome) => outcome.map_err(|error| self.bucket.failure(&error)),
+            Err(_) => Err(Failure::stalled(patience, 0)),
+        }
+    }
+}
+
+impl ObjectUpload {
+    /// The store's name for the upload.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sends part `index`, counted from zero; gives the store's name for it. Sending a part again
+    /// replaces it.
+    ///
+    /// Not cancel safe: a dropped call may or may not have stored the part.
+    ///
+    /// # Errors
+    /// `NotFound` when the upload was completed, aborted or has expired; else as
+    /// [`ObjectStoreHandle::open`].
+    pub async fn put_part(&self, index: usize, bytes: Bytes) -> Result<String> {
+        // Sending has no progress to watch, so a slow line gets time by the size: 16 KiB/s.
+        let extra = Duration::from_secs(bytes.len() as u64 >> 14);
+        let put = || {
+            let payload = PutPayload::from(bytes.clone());
+            self.store.put_part(&self.handle.path, &self.id, index, payload)
+        };
+        let part = self.handle.again(extra, put).await;
+        part.map(|part| part.content_id).map_err(|error| self.handle.place(error, "upload a part"))
+    }
+
+    /// Makes the object of `size` bytes of its parts, in the order of their numbers.
+    ///
+    /// Not cancel safe: a dropped call may or may not have made the object.
+    ///
+    /// # Errors
+    /// `NotFound` when the upload is gone and the object was not made of it; `Mismatch` when the
+    /// object has another size; else as [`ObjectStoreHandle::open`].
+    pub async fn complete(&self, parts: &[String], size: u64) -> Result<ObjectFacts> {
+        let place = |error| self.handle.place(error, "complete the upload");
+        let mut retry = self.handle.retry();
+        loop {
+            let failure = match self.complete_once(parts).await.map_err(place)? {
+                Ok(()) => return self.look_for(parts.len(), size, None).await,
+                Err(failure) => failure,
+            };
+            if failure.again == Again::Never {
+                return self.look_for(parts.len(), size, Some(failure.error)).await;
+            }
+            retry.pause(failure, self.handle.bucket.contact.made()).await.map_err(place)?;
+        }
+    }
+
+    async fn complete_once(&self, parts: &[String]) -> Result<Result<(), Failure>> {
+        let _permit = self.handle.bucket.permit().await?;
+        let part = |id: &String| PartId { content_id: id.clone() };
+        let parts = parts.iter().map(part).collect();
+        let complete = self.store.complete_multipart(&self.handle.path, &self.id, parts);
+        // Stores put large objects together for minutes.
+        let extra = Duration::from_mins(10);
+        Ok(self.handle.once(extra, complete).await.map(drop))
+    }
+
+    /// Looks whether the object is the one of this upload; `refusal` is why the store says that
+    /// it did not make it.
+    async fn look_for(
+        &self,
+        parts: usize,
+        size: u64,
+        refusal: Option<Error>,
+    ) -> Result<ObjectFacts> {
+        let facts = self.handle.facts().await?;
+        let fits = |facts: &ObjectFacts| facts.size == size && is_of_parts(facts, parts);
+        match (facts, refusal) {
+            (Some(facts), _) if fits(&facts) => Ok(facts),
+            (_, Some(refusal)) => Err(self.handle.place(refusal, "complete the upload")),
+            (found, None) => {
+                let found = found.map_or("no object".to_owned(), |f| format!("{} bytes", f.size));
+                let text = format!("the upload of {size} bytes succeeded, but there is {found}");
+                Err(self.handle.place(Error::new(Kind::Mismatch, text), "complete the upload"))
+            }
+        }
+    }
+
+    /// Gives up the upload and frees what was sent. An upload that is gone already is no error.
+    ///
+    /// # Errors
+    /// As [`ObjectStoreHandle::open`], except `NotFound`.
+    pub async fn abort(&self) -> Result<()> {
+        let abort = || self.store.abort_multipart(&self.handle.path, &self.id);
+        match self.handle.again(Duration::ZERO, abort).await {
+            Err(error) if error.kind() != Kind::NotFound => {
+                Err(self.handle.place(error, "abort the upload"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the `ETag` can be that of an object of so many parts. S3 and its likes append the
+/// number of parts; other stores say nothing.
+fn is_of_parts(facts: &ObjectFacts, parts: usize) -> bool {
+    let etag = facts.etag.as_deref().map(|etag| etag.trim_matches('"'));
+    let number = etag.and_then(|etag| etag.rsplit_once('-')).map(|(_, number)| number);
+    number.is_none_or(|number| number.parse::<usize>().map_or(true, |number| number == parts))
+}
+
+impl fmt::Debug for ObjectUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectUpload({} of {})", self.id, self.handle.name())
+    }
+}
