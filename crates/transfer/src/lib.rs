@@ -40,6 +40,7 @@ mod item;
 mod journal;
 mod ordered;
 mod pace;
+mod part_journal;
 mod ranges;
 mod stop;
 mod verify;
@@ -54,7 +55,8 @@ pub use digest::{CHUNK, ChunkDigest, ContentDigest, LEAF, chunk_digests as chunk
 pub use engine::{CopyOptions, Engine};
 pub use event::{Counters, Event, Observer, Phase, Silent, Wait};
 pub use journal::{Journal, JournalHeader, Resumed};
-pub use ordered::{Piece, scan_ordered};
+pub use ordered::{Consumer, Piece, map_ordered, scan_ordered};
+pub use part_journal::{DonePart, LaidItem, PartHeader, PartJournal, PartsDone};
 pub use ranges::RangeSet;
 pub use stop::{Stop, StopReason};
 pub use verify::verify;
