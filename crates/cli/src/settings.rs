@@ -22,7 +22,13 @@ pub(crate) fn stores(global: &Global) -> Result<StoreConfig> {
             }
         }
     }
-    config.with_env(std::env::vars())
+    config.with_env(variables())
+}
+
+/// The environment without what is no text: no setting is.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// The configuration files, the one that wins last.

@@ -6,78 +6,11 @@
     reason = "helpers of tests may fail, test disks are small"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use tempfile::TempDir;
+mod settings;
+mod shell;
 
-struct Shell {
-    directory: TempDir,
-}
-
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn of(output: &Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).expect(&self.stdout)
-    }
-
-    /// The error object: the last line of stderr.
-    fn error(&self) -> serde_json::Value {
-        let last = self.stderr.lines().last().unwrap_or_default();
-        serde_json::from_str(last).expect(&self.stderr)
-    }
-}
-
-impl Shell {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn disk(&self, name: &str, size: usize) -> Vec<u8> {
-        let bytes: Vec<u8> =
-            (0..size).map(|i| if i / 70_000 % 3 == 0 { (i % 251) as u8 } else { 0 }).collect();
-        std::fs::write(self.path(name), &bytes).unwrap();
-        bytes
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_carreto"));
-        command.args(args).current_dir(self.directory.path()).stdin(Stdio::null());
-        command.env_clear().env("CARRETO_STATE_DIR", self.path("state"));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(&self.command(args).output().unwrap())
-    }
-}
-
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/images")
-}
-
-/// The digest of the example disk, as `SHA256SUMS` has it.
-fn example_sha256() -> String {
-    let sums = std::fs::read_to_string(examples().join("SHA256SUMS")).unwrap();
-    let line = sums.lines().find(|line| line.ends_with("tiny-linux.raw")).unwrap();
-    line.split_whitespace().next().unwrap().to_owned()
-}
+use shell::{Shell, example_sha256, examples};
+use std::process::Stdio;
 
 #[test]
 fn the_example_becomes_the_disk_it_promises_in_every_format() {
