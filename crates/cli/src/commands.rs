@@ -6,7 +6,7 @@ mod migrate;
 
 use crate::args::{Args, Command, Global};
 use crate::progress::Progress;
-use crate::{settings, signals};
+use crate::{console, settings, signals};
 use carreto_error::Result;
 use carreto_migrate::{Setup, Stop};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let Args { global, command } = args;
-    match command {
+    let outcome = match command {
         Command::Completions { shell } => about::completions(shell),
         Command::Man { dir } => about::man(dir.as_deref()),
         command => {
@@ -24,7 +24,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             progress.end();
             outcome
         }
-    }
+    };
+    outcome.or_else(|error| if console::nobody_reads(&error) { Ok(()) } else { Err(error) })
 }
 
 async fn run_with(

@@ -111,14 +111,11 @@ impl Progress {
                     show_size(whole(rate)),
                 ));
             }
-            ProgressStyle::Json => console::tell(
-                &serde_json::json!({
-                    "type": "progress", "phase": phase.name(), "done_bytes": shown,
-                    "total_bytes": wanted, "bytes_per_second": rate,
-                    "elapsed_seconds": elapsed.as_secs_f64(), "eta_seconds": left,
-                })
-                .to_string(),
-            ),
+            ProgressStyle::Json => console::tell_json(&serde_json::json!({
+                "type": "progress", "phase": phase.name(), "done_bytes": shown,
+                "total_bytes": wanted, "bytes_per_second": rate,
+                "elapsed_seconds": elapsed.as_secs_f64(), "eta_seconds": left,
+            })),
             _ => {}
         }
     }
@@ -127,7 +124,7 @@ impl Progress {
         match self.style {
             ProgressStyle::None => {}
             ProgressStyle::Json => {
-                console::tell(&serde_json::json!({"type": "note", "text": text}).to_string());
+                console::tell_json(&serde_json::json!({"type": "note", "text": text}));
             }
             _ => self.bar.suspend(|| console::tell(&format!("carreto: {text}"))),
         }
