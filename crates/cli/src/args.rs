@@ -43,7 +43,7 @@ pub(crate) struct Global {
         env = "CARRETO_OUTPUT"
     )]
     pub(crate) output: Output,
-    /// How progress is shown on stderr
+    /// How progress is shown on stderr; SIGUSR1 prints a line at once
     #[arg(long, global = true, value_enum, default_value = "auto", env = "CARRETO_PROGRESS")]
     pub(crate) progress: ProgressStyle,
     /// Time between progress lines

@@ -18,8 +18,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Completions { shell } => about::completions(shell),
         Command::Man { dir } => about::man(dir.as_deref()),
         command => {
-            let progress = Progress::new(&global);
+            let verb = if matches!(command, Command::Migrate(_)) { "copy" } else { "read" };
+            let progress = Progress::new(&global, verb);
             let setup = setup(&global, &progress)?;
+            progress.start(global.progress_interval);
             let outcome = run_with(&setup, &global, command, &progress).await;
             progress.end();
             outcome
@@ -50,6 +52,6 @@ async fn run_with(
 
 fn setup(global: &Global, progress: &Arc<Progress>) -> Result<Setup> {
     let stop = Stop::default();
-    signals::listen(stop.clone())?;
+    signals::listen(&stop, progress)?;
     Ok(Setup { stores: settings::stores(global)?, observer: progress.clone(), stop })
 }
