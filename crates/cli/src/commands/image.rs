@@ -57,7 +57,7 @@ pub(crate) async fn map(setup: &Setup, image: &ImageArgs, output: Output) -> Res
     })
     .await?;
     match output {
-        Output::Json => print_json(&entries),
+        Output::Json => print_json(&serde_json::json!({ "schema_version": 1, "extents": entries })),
         Output::Text => Ok(()),
     }
 }

@@ -53,6 +53,32 @@ fn info_has_the_promised_fields() {
 }
 
 #[test]
+fn every_document_has_a_version_and_a_map_covers_the_disk() {
+    let shell = Shell::new();
+    let image = examples().join("tiny-linux.qcow2");
+    let image = image.to_str().unwrap();
+    for args in [
+        &["info", image][..],
+        &["check", image, "--quick"],
+        &["map", image],
+        &["digest", image],
+        &["compare", image, image],
+        &["migrate", image, "out.raw", "--dry-run"],
+        &["migrate", image, "out.raw"],
+    ] {
+        let ran = shell.run(&[args, &["--output", "json"]].concat());
+        assert_eq!(ran.json()["schema_version"], 1, "{args:?}: {}", ran.stderr);
+    }
+    let map = shell.run(&["map", image, "-o", "json"]).json();
+    let extents = map["extents"].as_array().unwrap();
+    let end = extents.iter().fold(0, |at, extent| {
+        assert_eq!(extent["start"], at, "{extent}");
+        at + extent["length"].as_u64().unwrap()
+    });
+    assert_eq!(end, 64 << 20);
+}
+
+#[test]
 fn every_failure_has_its_exit_code_and_names_its_kind() {
     let shell = Shell::new();
     let disk = shell.disk("disk.raw", 3 << 20);
