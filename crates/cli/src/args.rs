@@ -156,6 +156,12 @@ pub(crate) struct OpenArgs {
     /// Read a VHD although its checksums are wrong
     #[arg(long)]
     pub(crate) ignore_checksum: bool,
+    /// Refuse an image of another format (repeatable)
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) allow_format: Vec<Format>,
+    /// Refuse a larger disk, for example 2T
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_virtual_size: Option<u64>,
 }
 
 impl OpenArgs {
@@ -166,6 +172,8 @@ impl OpenArgs {
             snapshot: self.snapshot.clone(),
             allow_dirs: self.allow_dir.clone(),
             ignore_checksum: self.ignore_checksum,
+            allow_formats: self.allow_format.clone(),
+            max_virtual_size: self.max_virtual_size,
         }
     }
 }

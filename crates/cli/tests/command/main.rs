@@ -121,6 +121,47 @@ fn every_failure_has_its_exit_code_and_names_its_kind() {
 }
 
 #[test]
+fn damaged_payload_is_named_and_leaves_no_disk_that_boots() {
+    let shell = Shell::new();
+    let mut image = std::fs::read(examples().join("tiny-linux.qcow2")).unwrap();
+    let middle = image.len() / 2;
+    image[middle..][..16 << 10].fill(0xff);
+    std::fs::write(shell.path("damaged.qcow2"), image).unwrap();
+    let ran = shell.run(&["check", "damaged.qcow2", "--quick"]);
+    assert_eq!(ran.code, 0, "the structure is whole: {}", ran.stderr);
+    let ran = shell.run(&["migrate", "damaged.qcow2", "out.raw", "-o", "json"]);
+    assert_eq!((ran.code, &ran.error()["kind"]), (7, &"corrupt".into()), "{}", ran.stderr);
+    let out = std::fs::read(shell.path("out.raw")).unwrap();
+    assert!(out.len() == 64 << 20 && out[..1 << 20].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_the_user_does_not_expect_is_refused() {
+    let shell = Shell::new();
+    for (ending, size) in [("qcow2", "63M"), ("vhd", "63M"), ("vmdk", "63M"), ("raw", "2M")] {
+        let name = format!("image.{ending}");
+        match ending {
+            "raw" => drop(shell.disk(&name, 3 << 20)),
+            _ => drop(std::fs::copy(
+                examples().join(format!("tiny-linux.{ending}")),
+                shell.path(&name),
+            )),
+        }
+        let other = if ending == "vmdk" { "qcow2" } else { "vmdk" };
+        for bound in [["--max-virtual-size", size], ["--allow-format", other]] {
+            for args in [&["info", &name][..], &["migrate", &name, "out.raw"]] {
+                let ran = shell.run(&[args, &bound, &["-o", "json"]].concat());
+                assert_eq!((ran.code, &ran.error()["kind"]), (9, &"limit".into()), "{args:?}");
+            }
+        }
+        assert!(!shell.path("out.raw").exists());
+        let both = ["--allow-format", ending, "--allow-format", other, "--max-virtual-size", "64M"];
+        let ran = shell.run(&[&["info", &name][..], &both].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn clap_refuses_with_the_usage_code() {
     let shell = Shell::new();
     for args in [&["frobnicate"][..], &["info"], &["migrate", "a", "b", "--memory", "x"]] {
