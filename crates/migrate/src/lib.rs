@@ -53,3 +53,8 @@ pub use run::{Plan, migrate, plan};
 pub use setup::{Observer, Quiet, RunEvent, Setup};
 pub use spec::{ImageSpec, JobSpec, Role, Verify};
 pub use target::TargetState;
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;
