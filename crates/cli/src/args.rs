@@ -1,9 +1,11 @@
 //! The grammar of the command line. Parsing has no side effects.
 
 use crate::quantity::{parse_duration, parse_size};
+use crate::text::file_url;
 use carreto_migrate::{Algorithm, Format, ImageSpec};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Moves disk images into a cloud: an image in a store becomes a verified disk.
@@ -111,8 +113,10 @@ pub(crate) enum Command {
     /// Compare the bytes that guests would read from two images
     Compare {
         /// An image, as a path or URL
+        #[arg(value_parser = location())]
         a: String,
         /// Another image
+        #[arg(value_parser = location())]
         b: String,
         #[command(flatten)]
         open: OpenArgs,
@@ -136,12 +140,19 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
     /// The image: a path, or a URL (file, s3, cos, gs, az, http, https)
+    #[arg(value_parser = location())]
     pub(crate) image: String,
     /// The format; found out from the bytes by default
     #[arg(long, short = 'f', value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     #[command(flatten)]
     pub(crate) open: OpenArgs,
+}
+
+/// Takes a path or a URL; a path that is no text becomes a URL, which has an escape for every byte.
+fn location() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new()
+        .map(|word| word.into_string().unwrap_or_else(|path| file_url(Path::new(&path))))
 }
 
 /// How to open images.

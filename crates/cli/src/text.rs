@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// `text` with every character spelt out that would move the cursor, colour the terminal, begin a
 /// line or change the order of what follows.
@@ -101,6 +102,20 @@ pub(crate) fn quote(word: &OsStr) -> String {
     quoted
 }
 
+/// The path as a `file` URL (RFC 8089), which can name every file.
+pub(crate) fn file_url(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut url = String::from("file://");
+    for byte in absolute.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            url.push(char::from(*byte));
+        } else {
+            let _infallible = write!(url, "%{byte:02X}");
+        }
+    }
+    url
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +144,12 @@ mod tests {
         ] {
             assert_eq!(redact(text), safe);
         }
+    }
+
+    #[test]
+    fn every_file_has_a_url() {
+        let path = Path::new(OsStr::from_bytes(b"/a b/%\xff?#.raw"));
+        assert_eq!(file_url(path), "file:///a%20b/%25%FF%3F%23.raw");
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod settings;
 mod shell;
 
 use shell::{Shell, example_sha256, examples};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 
 #[test]
 fn the_example_becomes_the_disk_it_promises_in_every_format() {
@@ -133,6 +135,22 @@ fn damaged_payload_is_named_and_leaves_no_disk_that_boots() {
     assert_eq!((ran.code, &ran.error()["kind"]), (7, &"corrupt".into()), "{}", ran.stderr);
     let out = std::fs::read(shell.path("out.raw")).unwrap();
     assert!(out.len() == 64 << 20 && out[..1 << 20].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn files_may_have_names_that_are_no_text() {
+    let shell = Shell::new();
+    let disk = shell.disk("disk.raw", 3 << 20);
+    let name = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let (image, target) = (name(b"my \xff disk.raw"), name(b"out\xfe.raw"));
+    std::fs::rename(shell.path("disk.raw"), shell.path("").join(image)).unwrap();
+    let run = |args: &[&OsStr]| Shell::end(shell.command(&[]).args(args));
+    let ran = run(&[name(b"migrate"), image, target]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(std::fs::read(shell.path("").join(target)).unwrap() == disk);
+    assert_eq!(run(&[name(b"compare"), image, target]).stdout, "identical\n");
+    let ran = run(&[name(b"info"), image]);
+    assert!(ran.stdout.contains("/my%20%FF%20disk.raw"), "{}", ran.stdout);
 }
 
 #[test]
