@@ -22,14 +22,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bits;
 mod chain;
 mod codec;
 mod field;
 mod image;
 mod open;
+mod pace;
 mod probe;
 pub mod qcow2;
 pub mod raw;
+mod repeats;
 pub mod vhd;
 pub mod vmdk;
 

@@ -8,7 +8,6 @@
 mod claims;
 mod extended;
 mod refcounts;
-mod repeats;
 
 use super::Qcow2;
 use super::entry::{COPIED, Cluster};
@@ -16,11 +15,11 @@ use super::header::TableRef;
 use super::l2::Slice;
 use super::snapshot;
 use super::tables::{BATCH_BYTES, BATCH_PIECES, Piece, read_pieces};
+use crate::repeats::Repeats;
 use crate::{CheckReport, Limits, Warning};
 use carreto_error::{Error, Kind, Result};
 use claims::{Claims, Use};
 use extended::Plausibility;
-use repeats::Repeats;
 
 /// Walks all metadata of `image`; see [`crate::Image::check`].
 pub(super) async fn check(image: &Qcow2, limits: &Limits) -> Result<CheckReport> {
@@ -152,7 +151,7 @@ impl<'a> Walk<'a> {
             image,
             claims,
             allocated: 0,
-            repeats: Repeats::new(clusters),
+            repeats: Repeats::new(clusters, image.layout.cluster_size()),
             shared: Odd::default(),
             copied: Odd::default(),
             plausibility: Plausibility::default(),

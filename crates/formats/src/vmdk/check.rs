@@ -3,8 +3,9 @@
 use super::disk::{Body, Piece};
 use super::layout::{Grain, Layout};
 use super::markers::Markers;
-use super::tables::{Copy, Run, Tables, is_damage};
+use super::tables::{Copies, Copy, Runs, Tables, is_damage};
 use super::{SECTOR, corrupt};
+use crate::pace::Pace;
 use crate::{CheckReport, Limits, Warning};
 use carreto_error::{Result, ResultExt as _};
 
@@ -58,8 +59,7 @@ struct Walk<'a> {
     regions: Regions,
     seen: Seen,
     markers: Markers,
-    primary: Run,
-    redundant: Run,
+    runs: Runs,
     allocated: u64,
     rescued: Oddity,
     differing: Oddity,
@@ -75,8 +75,7 @@ impl<'a> Walk<'a> {
             regions: Regions::new(limits.max_check_memory / 4),
             seen: Seen::new(layout, tables.file.size(), limits.max_check_memory / 2),
             markers: Markers::new(layout, tables.file.size()),
-            primary: Run::default(),
-            redundant: Run::default(),
+            runs: Runs::default(),
             allocated: 0,
             rescued: Oddity::default(),
             differing: Oddity::default(),
@@ -86,22 +85,14 @@ impl<'a> Walk<'a> {
 
     async fn run(&mut self) -> Result<()> {
         self.collect_regions().await?;
-        let mut index = self.next_used(0).await?;
+        let mut pace = Pace::default();
+        let mut index = self.tables.next_used(0, self.layout.tables).await?;
         while index < self.layout.tables {
             self.table(index).await?;
-            index = self.next_used(index + 1).await?;
+            pace.step(self.layout.per_table).await;
+            index = self.tables.next_used(index + 1, self.layout.tables).await?;
         }
         self.markers.check(self.tables).await
-    }
-
-    /// The next entry that one of the directories has a table for.
-    async fn next_used(&self, index: u64) -> Result<u64> {
-        let end = self.layout.tables;
-        let end = self.tables.next_used(Copy::Primary, index, end).await?;
-        match self.layout.redundant {
-            Some(_) => self.tables.next_used(Copy::Redundant, index, end).await,
-            None => Ok(end),
-        }
     }
 
     /// Notes where header, directories and primary tables are; none may overlap another.
@@ -116,72 +107,32 @@ impl<'a> Walk<'a> {
         if let Some(redundant) = layout.redundant {
             self.regions.add(redundant, directory_len)?;
         }
-        let mut index = self.tables.next_used(Copy::Primary, 0, layout.tables).await?;
-        while index < layout.tables {
+        let mut pace = Pace::default();
+        let mut index = self.tables.next_used(0, layout.tables).await?;
+        while index < layout.tables && !self.regions.full {
             match self.tables.table_offset(Copy::Primary, index).await {
                 Ok(Some(offset)) => self.regions.add(offset, layout.table_len())?,
                 Ok(None) => {}
                 Err(error) if is_damage(&error) && layout.redundant.is_some() => {}
                 Err(error) => return Err(error),
             }
-            index = self.tables.next_used(Copy::Primary, index + 1, layout.tables).await?;
+            pace.step(1).await;
+            index = self.tables.next_used(index + 1, layout.tables).await?;
         }
         self.regions.sort()
     }
 
     async fn table(&mut self, index: u64) -> Result<()> {
         let start = index.saturating_mul(self.layout.span());
-        let primary = self.primary(index).await;
-        let damage = match &primary {
-            Ok(Some(table)) => self.tables.validate(index, table).err(),
-            _ => None,
-        };
-        let table = match (primary, damage) {
-            (Ok(table), None) => {
-                self.compare_copies(index, start, table.as_deref()).await?;
-                table
-            }
-            (Err(error), _) if !is_damage(&error) => return Err(error),
-            (Err(error), _) | (_, Some(error)) => {
-                let rescued = self.tables.rescued(index).await?.ok_or(error)?;
-                self.rescued.note(start);
-                Some(rescued)
-            }
-        };
-        match table {
-            Some(table) => self.entries(index, &table),
-            None => Ok(()),
+        let mut runs = std::mem::take(&mut self.runs);
+        let picked = self.tables.pick(&mut runs, index).await?;
+        match picked.copies {
+            Copies::Same => {}
+            Copies::Differ => self.differing.note(start),
+            Copies::Rescued => self.rescued.note(start),
         }
-    }
-
-    async fn primary(&mut self, index: u64) -> Result<Option<Vec<u8>>> {
-        if self.primary.table(index).is_none() {
-            self.primary = self.tables.run(Copy::Primary, index).await?;
-        }
-        Ok(self.primary.table(index).map(<[u8]>::to_vec))
-    }
-
-    /// The two copies must say the same; the primary one counts.
-    async fn compare_copies(&mut self, index: u64, start: u64, table: Option<&[u8]>) -> Result<()> {
-        if self.layout.redundant.is_none() {
-            return Ok(());
-        }
-        if self.redundant.table(index).is_none() {
-            match self.tables.run(Copy::Redundant, index).await {
-                Ok(run) => self.redundant = run,
-                Err(error) if is_damage(&error) => {
-                    self.redundant = Run::default();
-                    self.differing.note(start);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let other = self.redundant.table(index);
-        let empty = |table: Option<&[u8]>| table.is_none_or(|t| t.iter().all(|byte| *byte == 0));
-        if other != table && !(empty(other) && empty(table)) {
-            self.differing.note(start);
-        }
+        picked.table.map_or(Ok(()), |table| self.entries(index, table))?;
+        self.runs = runs;
         Ok(())
     }
 
@@ -210,7 +161,7 @@ impl<'a> Walk<'a> {
     }
 
     fn report(&self, list: &mut Vec<Warning>) {
-        let what = "grain tables are damaged and were read from the redundant copy";
+        let what = "grain tables are damaged or lost and were read from the redundant copy";
         self.rescued.report("grain_table_rescued", what, list);
         let what = "grain tables differ from their redundant copy";
         self.differing.report("redundant_differs", what, list);
@@ -246,6 +197,9 @@ impl Regions {
             && last.1 == start
         {
             last.1 = end;
+            return Ok(());
+        }
+        if self.full {
             return Ok(());
         }
         if self.list.len() == self.most {

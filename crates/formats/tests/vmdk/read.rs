@@ -6,6 +6,7 @@ use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint};
 use carreto_error::Kind;
 use carreto_formats::{Image, Limits};
 use carreto_testkit::{conformance, sparse_disk};
+use futures_util::FutureExt as _;
 use std::sync::Arc;
 
 /// Checks the structure, then the bytes.
@@ -249,8 +250,62 @@ async fn the_redundant_copy_helps_out() {
     for bytes in [entry, table] {
         passes(&open_alone(bytes).await.unwrap(), &disk, &["grain_table_rescued"]).await;
     }
+    // What is lost is not taken for zeros: the directory, an entry, a table, a sector of one.
+    let lost = [(places.directory, 40), (places.directory + 4, 4), (places.tables[1], 2048)];
+    for (at, len) in lost.into_iter().chain([(places.tables[2] + 512, 512)]) {
+        let mut bytes = good.clone();
+        bytes[at..at + len].fill(0);
+        passes(&open_alone(bytes).await.unwrap(), &disk, &["grain_table_rescued"]).await;
+    }
     let mut differs = good;
     let copy = places.tables[0] - places.directory + places.redundant;
     differs[copy..copy + 4].fill(0);
     passes(&open_alone(differs).await.unwrap(), &disk, &["redundant_differs"]).await;
+}
+
+/// Damage that neither copy mends is an error, never zeros.
+#[tokio::test]
+async fn an_empty_redundant_copy_does_not_stand_in_for_a_damaged_one() {
+    let disk = sparse_disk(20_000 * SECTOR, 6);
+    let (mut bytes, places) = hosted(&disk, &Hosted { grain: 8, ..Hosted::default() });
+    bytes[places.tables[2]..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let copy = places.tables[2] - places.directory + places.redundant;
+    bytes[copy..copy + 2048].fill(0);
+    let image = open_alone(bytes).await.unwrap();
+    let error = image.check(&Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Truncated, "{error}");
+    let mut buf = vec![0; disk.len()];
+    image.read_at(0, &mut buf).await.unwrap_err();
+}
+
+/// A disk of many tables of which only the redundant directory knows is read and checked page by
+/// page, and the check lets others have a turn.
+#[tokio::test]
+async fn a_long_check_gives_way() {
+    const TABLES: usize = 600;
+    let (mut bytes, _) = hosted(&vec![0; SECTOR], &Hosted { grain: 8, ..Hosted::default() });
+    let capacity = (TABLES * 512 * 8) as u64;
+    bytes[12..20].copy_from_slice(&capacity.to_le_bytes());
+    for field in [56, 48] {
+        let sector = (bytes.len() / SECTOR) as u64;
+        bytes[field..field + 8].copy_from_slice(&sector.to_le_bytes());
+        bytes.resize(bytes.len() + (TABLES * 4).next_multiple_of(SECTOR), 0);
+    }
+    let redundant = bytes.len() - (TABLES * 4).next_multiple_of(SECTOR);
+    for table in 0..TABLES {
+        let sector = u32::try_from(bytes.len() / SECTOR).unwrap();
+        bytes[redundant + table * 4..][..4].copy_from_slice(&sector.to_le_bytes());
+        bytes.resize(bytes.len() + 2048, 0);
+    }
+    let grain = u32::try_from(bytes.len() / SECTOR).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&grain.to_le_bytes());
+    bytes.resize(bytes.len() + 4096, 0xAA);
+    let image = open_alone(bytes).await.unwrap();
+    assert!(image.check(&Limits::default()).now_or_never().is_none(), "it never gave way");
+    let report = image.check(&Limits::default()).await.unwrap();
+    assert_eq!(report.allocated_size, Some(4096));
+    let list = image.extents(ByteRange::whole(image.size()), 9).await.unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[1].range.len(), 4096);
 }
