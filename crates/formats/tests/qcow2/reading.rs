@@ -142,6 +142,36 @@ async fn a_raw_backing_file_is_raw_whatever_it_holds() {
     let folder = Folder::default().with("base", &inner.file).with("top", &top.file);
     let image = folder.open("top").await.unwrap();
     conformance::source(image.as_ref(), &inner.file).await;
+    let warnings = &image.info().warnings;
+    assert_eq!(warnings[0].code, "image_header_in_raw");
+    assert!(warnings[0].text.starts_with("base: "), "{}", warnings[0].text);
+}
+
+/// What is odd about a backing file is said once, with its name.
+#[tokio::test]
+async fn warnings_about_backing_files_name_them() {
+    let over = |name: &str| Spec {
+        backing: Some((name.into(), Some("qcow2".into()))),
+        ..Spec::new(1 << 20)
+    };
+    let blank = vec![0; 1 << 20];
+    let mut base = build(&Spec::new(1 << 20), &blank, &[], |_| Put::Plain).file;
+    // The bits for "dirty" and "corrupt", and two entries for one cluster.
+    base[79] |= 3;
+    let be = |at: usize| u64::from_be_bytes(base[at..at + 8].try_into().unwrap());
+    let l2 = (be(be(40) as usize) & !(1 << 63)) as usize;
+    base.copy_within(l2..l2 + 8, l2 + 8);
+    let folder = Folder::default()
+        .with("base", &base)
+        .with("middle", &build(&over("base"), &blank, &[], |_| Put::Absent).file)
+        .with("top", &build(&over("middle"), &blank, &[], |_| Put::Absent).file);
+    let image = folder.open("top").await.unwrap();
+    let report = image.check(&qcow2().limits).await.unwrap();
+    let all = image.info().warnings.iter().chain(&report.warnings);
+    let all: Vec<_> = all.map(|warning| (warning.code, warning.text.as_str())).collect();
+    let codes: Vec<_> = all.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, ["dirty_bit", "corrupt_bit", "shared_cluster"]);
+    assert!(all.iter().all(|(_, text)| text.starts_with("base: ")), "{all:?}");
 }
 
 #[tokio::test]
