@@ -13,6 +13,9 @@ const AT_END: u64 = u64::MAX;
 /// The longest embedded or separate descriptor that is read, in bytes.
 pub(super) const MAX_DESCRIPTOR: u64 = 1 << 20;
 
+/// Entries in a grain table.
+const PER_TABLE: u32 = 512;
+
 const NEWLINE_TEST: u32 = 1;
 const REDUNDANT: u32 = 1 << 1;
 const ZERO_ENTRIES: u32 = 1 << 2;
@@ -131,6 +134,12 @@ impl Header {
                 Codec::MAX_GRAIN / SECTOR
             );
             return Err(Error::new(Kind::Limit, text).offset(20));
+        }
+        // K has no other number, and no writer is known to use one. Tiny tables would make a
+        // directory of millions out of nothing.
+        if self.per_table != PER_TABLE {
+            let text = format!("numGTEsPerGT is {}, only {PER_TABLE} is read", self.per_table);
+            return Err(Error::new(Kind::Unsupported, text).offset(44));
         }
         Ok(())
     }

@@ -75,6 +75,8 @@ async fn header_fields_of_a_hosted_extent() {
         (44, 511, Kind::Corrupt),
         (44, u32::MAX, Kind::Corrupt),
         (44, 1024, Kind::Corrupt),
+        (44, 256, Kind::Unsupported),
+        (44, 1, Kind::Unsupported),
         (8, 0x10003, Kind::Corrupt),
     ];
     for (at, value, wanted) in u32s {
@@ -123,6 +125,8 @@ async fn directories_and_tables_of_a_hosted_extent() {
         (u32::MAX, Kind::Truncated),
         (sector(places.directory), Kind::Corrupt),
         (sector(places.tables[1]) + 1, Kind::Corrupt),
+        (sector(places.grains[9]) + 4, Kind::Corrupt),
+        (sector(places.grains[0]) + 1, Kind::Corrupt),
     ];
     for (value, wanted) in grain {
         let bytes = patched(&good, places.tables[0] + 20, &value.to_le_bytes());
@@ -131,6 +135,74 @@ async fn directories_and_tables_of_a_hosted_extent() {
     let shared = patched(&good, places.tables[0] + 20, &sector(places.grains[9]).to_le_bytes());
     let (warnings, _) = judge(shared, &OpenGate::closed()).await.unwrap();
     assert_eq!(warnings, 1, "a shared grain is readable");
+}
+
+/// Grains that begin anywhere, as in extents whose tables lie between them.
+#[tokio::test]
+async fn grains_that_overlap_in_part_are_refused_wherever_they_begin() {
+    let disk = vec![0x5A; 200 * 128 * SECTOR];
+    let how = Hosted { redundant: false, ..Hosted::default() };
+    let (mut bytes, places) = hosted(&disk, &how);
+    bytes.resize(bytes.len() + 1000 * SECTOR, 7);
+    let mut put = |slot: usize, sector: usize| {
+        let sector = u32::try_from(sector).unwrap();
+        bytes[places.tables[0] + slot * 4..][..4].copy_from_slice(&sector.to_le_bytes());
+        bytes.clone()
+    };
+    let end = places.grains[199] / SECTOR + 128;
+    let apart = put(0, end + 1);
+    assert_eq!(kind_of(apart).await, NONE, "behind all others");
+    assert_eq!(kind_of(put(1, end + 2)).await, Some(Kind::Corrupt), "a sector further");
+    assert_eq!(kind_of(put(1, end + 128)).await, Some(Kind::Corrupt), "the last sector");
+    assert_eq!(kind_of(put(1, end + 129)).await, NONE, "the next grain");
+}
+
+#[tokio::test]
+async fn grains_on_redundant_tables_are_refused() {
+    let disk = vec![0x5A; 9000 * SECTOR];
+    let (mut bytes, places) = hosted(&disk, &Hosted { grain: 8, ..Hosted::default() });
+    let copy = places.tables[1] - places.directory + places.redundant;
+    let sector = u32::try_from(copy / SECTOR).unwrap().to_le_bytes();
+    for at in [places.tables[0], places.tables[0] - places.directory + places.redundant] {
+        bytes[at..at + 4].copy_from_slice(&sector);
+    }
+    assert_eq!(kind_of(bytes).await, Some(Kind::Corrupt));
+}
+
+/// A small file whose disk decodes from one grain.
+#[tokio::test]
+async fn many_entries_for_one_grain_are_a_bomb() {
+    let mut disk = vec![0; 2000 * 4096];
+    disk[0] = 1;
+    let (mut bytes, places) =
+        hosted(&disk, &Hosted { grain: 8, redundant: false, ..Hosted::default() });
+    for grain in 0..disk.len() / 4096 {
+        let first = places.tables[0];
+        bytes.copy_within(first..first + 4, places.tables[grain / 512] + grain % 512 * 4);
+    }
+    assert_eq!(kind_of(bytes).await, Some(Kind::Limit));
+    let disk = vec![0xA5; 3 * 65536];
+    let (mut bytes, places) = stream(&disk, Stream::Front, "", true);
+    bytes.copy_within(places.tables[0]..places.tables[0] + 4, places.tables[0] + 4);
+    assert_eq!(kind_of(bytes).await, Some(Kind::Corrupt), "a marker names one address");
+}
+
+/// In a large stream the last grain is checked and the rest is said not to be.
+#[tokio::test]
+async fn large_streams_are_checked_at_their_end() {
+    let disk = sparse_disk(5000 * SECTOR, 2);
+    let (mut bytes, places) = stream(&disk, Stream::FrontRedundant, "", true);
+    bytes.resize(65 << 20, 0);
+    let codes = async |bytes| {
+        let image = open_alone(bytes).await?;
+        let report = image.check(&Limits::default()).await?;
+        Ok(report.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>())
+    };
+    let found: Result<Vec<&str>> = codes(bytes.clone()).await;
+    assert_eq!(found.unwrap(), ["markers_not_checked"]);
+    let last = *places.grains.iter().max().unwrap();
+    let found: Result<Vec<&str>> = codes(patched(&bytes, last, &[9; 8])).await;
+    assert_eq!(found.unwrap_err().kind(), Kind::Corrupt);
 }
 
 #[tokio::test]
@@ -245,6 +317,9 @@ async fn cowd_and_se_sparse_headers() {
         (&se, 144, 0, Kind::Corrupt),
         (&se, 152, 0, Kind::Corrupt),
         (&se, 192, u64::MAX / 512, Kind::Corrupt),
+        (&se, 192, 1, Kind::Corrupt),
+        (&se, 88, 1 << 30, Kind::Corrupt),
+        (&se, 120, 1 << 30, Kind::Corrupt),
         (&se, 200, 0, Kind::Corrupt),
         (&se, 512, 0, Kind::Corrupt),
         (&se, 512 + 24, 1, Kind::Unsupported),

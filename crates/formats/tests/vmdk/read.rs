@@ -151,6 +151,21 @@ async fn cowd_and_se_sparse_behind_a_descriptor() {
     passes(&image, &disk, &["no_descriptor"]).await;
 }
 
+/// From grain 4096 on the split index of an seSparse entry has bits in both of its parts.
+#[tokio::test]
+async fn se_sparse_grains_with_high_numbers() {
+    let disk = sparse_disk(9_000 * 4096, 14);
+    // Grains lie backwards: the first 4904 ones have numbers from 4096 on.
+    assert!(disk[..4904 * 4096].iter().any(|byte| *byte != 0));
+    let folder = MemFolder::new([("x.vmdk", sesparse(&disk, WHOLE))]);
+    let text = descriptor("seSparse", None, &[line(&disk, "SESPARSE", "x.vmdk")]);
+    let image = open_with(text.into_bytes(), &folder.gate()).await.unwrap();
+    image.check(&Limits::default()).await.unwrap();
+    let mut buf = vec![1; disk.len()];
+    image.read_at(0, &mut buf).await.unwrap();
+    assert!(buf == disk);
+}
+
 #[tokio::test]
 async fn parts_opened_alone_are_refused() {
     let disk = sparse_disk(100 * SECTOR, 4);
