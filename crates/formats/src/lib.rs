@@ -27,6 +27,7 @@ mod chain;
 mod codec;
 mod field;
 mod image;
+mod names;
 mod noted;
 mod open;
 mod pace;

@@ -62,14 +62,9 @@ pub(super) fn not_plain(name: &str) -> Option<&'static str> {
     None
 }
 
-/// The last part of a path of any system.
-pub(super) fn basename(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{basename, decode, not_plain};
+    use super::{decode, not_plain};
     use carreto_error::Kind;
 
     #[test]
@@ -89,7 +84,5 @@ mod tests {
             assert!(not_plain(bad).is_some(), "{bad:?}");
         }
         assert_eq!(not_plain("disk-s001.vmdk"), None);
-        assert_eq!(basename("C:\\VMs\\base.vmdk"), "base.vmdk");
-        assert_eq!(basename("/vmfs/volumes/x/base.vmdk"), "base.vmdk");
     }
 }

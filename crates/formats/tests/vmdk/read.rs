@@ -252,6 +252,55 @@ async fn children_read_through_to_their_parents() {
     assert_eq!(error.kind(), Kind::Unsafe, "{error}");
 }
 
+/// The parent is beside the child, or where the hint says, whatever else has its name.
+#[tokio::test]
+async fn parents_are_found_past_files_of_the_same_name() {
+    let base = sparse_disk(900 * SECTOR, 3);
+    let parent = hosted(&base, &Hosted::default()).0;
+    let stranger = descriptor("monolithicFlat", None, &["RW 900 ZERO".to_owned()])
+        .replace("CID=0badcafe", "CID=00000001");
+    let junk = b"no VMDK at all".to_vec();
+    let child = |hint: &str| {
+        let text =
+            descriptor("monolithicSparse", Some((CID, hint)), &["RW 900 SPARSE \"x\"".into()]);
+        let empty = Hosted { absent: |_| true, descriptor: Some(text), ..Hosted::default() };
+        hosted(&base, &empty).0
+    };
+    let beside = |name: &str, bytes: &[u8]| vec![(name.to_owned(), bytes.to_vec())];
+    // The hint, what there is besides the parent, and where the parent is.
+    let cases = [
+        ("../disk.vmdk", beside("sub/disk.vmdk", &child("../disk.vmdk")), "disk.vmdk"),
+        ("..\\disk.vmdk", Vec::new(), "disk.vmdk"),
+        ("/images/old/disk.vmdk", Vec::new(), "old/disk.vmdk"),
+        ("/images/old/disk.vmdk", beside("sub/disk.vmdk", stranger.as_bytes()), "old/disk.vmdk"),
+        ("../old/disk.vmdk", beside("sub/disk.vmdk", &junk), "old/disk.vmdk"),
+        ("C:\\VMs\\disk.vmdk", Vec::new(), "sub/disk.vmdk"),
+        ("/not/granted/disk.vmdk", Vec::new(), "sub/disk.vmdk"),
+    ];
+    for (hint, others, place) in cases {
+        let folder = MemFolder::new(others.into_iter().chain(beside(place, &parent)));
+        let own = if place == "disk.vmdk" { "sub/disk.vmdk" } else { "sub/top.vmdk" };
+        let gate = folder.gate_in("/images/sub", own);
+        let image = open_with(child(hint), &gate).await.unwrap();
+        conformance::source(image.as_ref(), &base).await;
+        assert_eq!(image.info().backing.as_ref().unwrap().name, hint);
+    }
+    // And when it is nowhere.
+    let stranger = stranger.into_bytes();
+    let cases = [
+        ("C:\\VMs\\disk.vmdk", Vec::new(), Kind::NotFound),
+        ("../disk.vmdk", Vec::new(), Kind::NotFound),
+        ("/not/granted/disk.vmdk", Vec::new(), Kind::NotFound),
+        ("C:\\VMs\\disk.vmdk", beside("sub/disk.vmdk", &stranger), Kind::Corrupt),
+        ("https://host/disk.vmdk", Vec::new(), Kind::NotFound),
+    ];
+    for (hint, others, wanted) in cases {
+        let gate = MemFolder::new(others).gate_in("/images/sub", "sub/top.vmdk");
+        let error = open_with(child(hint), &gate).await.unwrap_err();
+        assert_eq!(error.kind(), wanted, "{hint}: {error}");
+    }
+}
+
 /// A damaged primary table is read from the redundant copy, and said.
 #[tokio::test]
 async fn the_redundant_copy_helps_out() {
