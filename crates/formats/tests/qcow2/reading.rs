@@ -202,7 +202,50 @@ async fn external_data_files_are_read_through_the_gate() {
         let image = folder.with("guest.data", cut).open("top").await.unwrap();
         let error = image.check(&qcow2().limits).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Truncated, "{error}");
+        assert_eq!(error.nearest_path(), Some("guest.data"), "{error}");
     }
+}
+
+/// Where the data file is a raw image by itself, it decides: tables that say nothing, or say
+/// zeros, do not hide what is in it.
+#[tokio::test]
+async fn a_raw_data_file_decides() {
+    let spec = Spec { data_file: Some("guest.data".into()), ..Spec::new((1 << 20) + 7) };
+    let guest = sparse_disk(spec.size as usize, 8);
+    let cluster = 65_536;
+    for put in [Put::Plain, Put::Absent, Put::Zero] {
+        let mut file = build(&spec, &guest, &[], |_| put).file;
+        file[95] |= 2;
+        let folder = Folder::default().with("guest.data", &guest).with("top", &file);
+        let image = folder.open("top").await.unwrap();
+        conformance::source(image.as_ref(), &guest).await;
+        let report = image.check(&qcow2().limits).await.unwrap();
+        assert_eq!(report.allocated_size, None);
+        let longer = [guest.as_slice(), &[9; 1000]].concat();
+        let image = folder.clone().with("guest.data", &longer).open("top").await.unwrap();
+        conformance::source(image.as_ref(), &guest).await;
+        let mut wanted = guest[..cluster].to_vec();
+        let image = folder.with("guest.data", &wanted).open("top").await.unwrap();
+        if put == Put::Plain {
+            let error = image.check(&qcow2().limits).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Truncated, "{error}");
+        } else {
+            wanted.resize(guest.len(), 0);
+            conformance::source(image.as_ref(), &wanted).await;
+        }
+    }
+    // Entries for other places, and a backing file, contradict it.
+    let mut moved =
+        build(&spec, &guest, &[], |index| [Put::Absent, Put::Plain][(index == 3) as usize]);
+    moved.file[95] |= 2;
+    let folder = Folder::default().with("guest.data", &guest).with("top", &moved.file);
+    let image = folder.open("top").await.unwrap();
+    assert_eq!(image.check(&qcow2().limits).await.unwrap_err().kind(), Kind::Corrupt);
+    let spec = Spec { backing: Some(("base".into(), Some("raw".into()))), ..spec };
+    let mut file = build(&spec, &guest, &[], |_| Put::Absent).file;
+    file[95] |= 2;
+    let error = folder.with("base", &guest).with("top", &file).open("top").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
 }
 
 #[tokio::test]
