@@ -163,7 +163,8 @@ async fn sparse(
     let at = found.footer.data_offset;
     check_header_place(at, found.data_end)?;
     let bytes = file.read_array::<HEADER_LEN>(at).await?;
-    let header = Header::parse(&bytes).map_err(|error| error.offset(at))?;
+    let has_parent = kind == DiskType::Differencing;
+    let header = Header::parse(&bytes, has_parent).map_err(|error| error.offset(at))?;
     accept_checksum(&header, at, options, info)?;
     header
         .validate(info.virtual_size, found.data_end, &options.limits)

@@ -191,6 +191,40 @@ async fn both_signatures_gone_is_damage() {
     refused("no signature", file, Kind::Corrupt).await;
 }
 
+/// The start of a fixed disk is the guest's, who can write a footer there.
+#[tokio::test]
+async fn a_footer_in_the_guests_hands_does_not_stand_in_for_a_damaged_one() {
+    let size = 1 << 20;
+    let mut disk = sparse_disk(1 << 20, 2);
+    for kind in [FIXED, DYNAMIC] {
+        let mut forged = Spec::new(kind, 512 << 10);
+        forged.unique_id = [9; 16];
+        put(&mut disk, 0, &forged.footer());
+        let mut file = Spec::new(FIXED, size).build(&disk, &[]);
+        let tail = file.len() - 512;
+        file[tail + 100] ^= 1;
+        let error = outcome(file.clone()).await.expect_err("damaged");
+        assert!(matches!(error.kind(), Kind::Corrupt | Kind::Truncated), "{error}");
+        file[tail..].fill(0);
+        refused("no footer at all", file, Kind::Truncated).await;
+    }
+    let mut twin = dynamic();
+    let tail = twin.len() - 512;
+    twin[tail + 70] ^= 1;
+    refused("a sparse disk with another id", twin, Kind::Corrupt).await;
+}
+
+/// Fields for the parent mean nothing where there is none.
+#[tokio::test]
+async fn locators_of_a_disk_without_a_parent_are_not_looked_at() {
+    let mut file = dynamic();
+    put(&mut file, HEADER + 576, b"W2ru");
+    put(&mut file, HEADER + 584, &64_u32.to_be_bytes());
+    put(&mut file, HEADER + 592, &u64::MAX.to_be_bytes());
+    reseal(&mut file);
+    assert_eq!(outcome(file).await.expect("good"), [""; 0]);
+}
+
 #[tokio::test]
 async fn locators_are_bounded_and_inside_the_file() {
     let base = Spec::new(FIXED, SIZE);

@@ -186,6 +186,11 @@ impl Footer {
         }
     }
 
+    /// Whether both footers are of one disk, whatever they say about it.
+    pub(super) fn is_same_disk(&self, other: &Self) -> bool {
+        self.disk_type == other.disk_type && self.unique_id == other.unique_id
+    }
+
     /// Whether both footers describe the same disk.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         self.unique_id == other.unique_id

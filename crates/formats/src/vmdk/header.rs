@@ -191,6 +191,11 @@ impl Header {
         shape(self) == shape(footer)
     }
 
+    /// Whether both name the same grain directory.
+    pub(super) fn same_directory(&self, other: &Self) -> bool {
+        self.directory == other.directory
+    }
+
     /// Where the embedded descriptor is, in bytes; `None` when there is none.
     pub(super) fn descriptor(&self, file_size: u64) -> Result<Option<(u64, u64)>> {
         if self.descriptor == 0 || self.descriptor_len == 0 {
