@@ -171,7 +171,8 @@ impl<'a> Walk<'a> {
             let text = format!("the L1 entry {entry:#018x} points at the header or another table");
             Err(place(Error::new(Kind::Corrupt, text), index))
         };
-        let mut tables = Vec::new();
+        let count = if self.claims.is_some() { 0 } else { l1.iter().filter(|e| **e != 0).count() };
+        let mut tables = Vec::with_capacity(count);
         for (index, entry) in l1.iter().enumerate() {
             let Some(table) = layout.l2_table(*entry).map_err(|error| place(error, index))? else {
                 if *entry != 0 {
@@ -183,15 +184,16 @@ impl<'a> Walk<'a> {
             match self.claims.as_mut().map(|claims| claims.metadata(table, size)) {
                 Some(true) => {}
                 Some(false) => return taken(*entry, index),
-                None => tables.push((table, index)),
+                None => tables.push(table),
             }
         }
         // Without claims at least no table may be walked twice.
         tables.sort_unstable();
-        match tables.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            Some(pair) => taken(l1[pair[1].1], pair[1].1),
-            None => Ok(()),
-        }
+        let Some(pair) = tables.windows(2).find(|pair| pair[0] == pair[1]) else {
+            return Ok(());
+        };
+        let index = l1.iter().position(|entry| layout.l2_table(*entry).ok() == Some(Some(pair[0])));
+        taken(pair[0], index.unwrap_or(0))
     }
 
     async fn l2_tables(&mut self, l1: &[u64]) -> Result<()> {
