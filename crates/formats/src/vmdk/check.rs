@@ -6,7 +6,7 @@ mod seen;
 use super::disk::{Body, Piece};
 use super::layout::{Grain, Layout};
 use super::markers::Markers;
-use super::tables::{Copies, Copy, Runs, Tables, is_damage};
+use super::tables::{Copies, Copy, Runs, Tables, is_damage, is_empty};
 use super::{SECTOR, corrupt};
 use crate::pace::Pace;
 use crate::repeats::Repeats;
@@ -157,17 +157,25 @@ impl<'a> Walk<'a> {
             self.regions.add(redundant, directory_len)?;
         }
         let mut pace = Pace::default();
+        // Redundant tables may be wrong, but walking one of them a million times is no help.
+        let mut copies = Repeats::new(layout.tables, layout.table_len());
         let mut index = self.tables.next_used(0, layout.tables).await?;
-        while index < layout.tables && !self.regions.full {
+        while index < layout.tables {
+            if layout.redundant.is_some()
+                && let Ok(Some(offset)) = self.tables.table_offset(Copy::Redundant, index).await
+            {
+                copies.add(offset);
+            }
             match self.tables.table_offset(Copy::Primary, index).await {
                 Ok(Some(offset)) => self.regions.add(offset, layout.table_len())?,
                 Ok(None) => {}
                 Err(error) if is_damage(&error) && layout.redundant.is_some() => {}
                 Err(error) => return Err(error),
             }
-            pace.step(1).await;
+            pace.step(4).await;
             index = self.tables.next_used(index + 1, layout.tables).await?;
         }
+        copies.verdict()?;
         self.regions.sort()
     }
 
@@ -185,7 +193,7 @@ impl<'a> Walk<'a> {
                 spare = true;
             }
         }
-        if let Some(table) = picked.table {
+        if let Some(table) = picked.table.filter(|table| !is_empty(table)) {
             self.entries(index, table)?;
             self.repeats.verdict()?;
         }
