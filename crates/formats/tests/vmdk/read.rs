@@ -373,3 +373,16 @@ async fn a_long_check_gives_way() {
     assert_eq!(list.len(), 2);
     assert_eq!(list[1].range.len(), 4096);
 }
+
+/// Names in the encoding of the machine that wrote the descriptor.
+#[tokio::test]
+async fn extents_with_names_in_other_encodings() {
+    let disk = sparse_disk(20 * SECTOR, 4);
+    let folder = MemFolder::new([("磁盘-flat.vmdk", disk.clone())]);
+    let text = descriptor("monolithicFlat", None, &[line(&disk, "FLAT", "@-flat.vmdk")])
+        .replace("UTF-8", "GBK");
+    let (head, tail) = text.split_once('@').unwrap();
+    let bytes = [head.as_bytes(), b"\xb4\xc5\xc5\xcc", tail.as_bytes()].concat();
+    let image = open_with(bytes, &folder.gate()).await.unwrap();
+    conformance::source(image.as_ref(), &disk).await;
+}
