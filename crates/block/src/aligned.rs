@@ -24,10 +24,11 @@ impl AlignedBuf {
     /// A buffer of `len` zero bytes.
     ///
     /// # Errors
-    /// [`Kind::Limit`] when the system has not that much memory.
+    /// [`Kind::Io`] when the system has not that much memory.
     pub fn zeroed(len: usize) -> Result<Self> {
         let pages = Page::new_vec_zeroed(len.div_ceil(ALIGNMENT)).map_err(|_| {
-            Error::new(Kind::Limit, format!("{len} bytes of memory are not to be had"))
+            Error::new(Kind::Io, format!("the system has no {len} bytes of memory left"))
+                .remedied_by("free memory, or let fewer copies run at a time, and run again")
         })?;
         Ok(Self { pages, len })
     }
@@ -70,5 +71,17 @@ impl DerefMut for AlignedBuf {
 impl std::fmt::Debug for AlignedBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "AlignedBuf({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AlignedBuf;
+    use carreto_error::Class;
+
+    #[test]
+    fn a_lack_of_memory_is_the_systems_fault() {
+        let error = AlignedBuf::zeroed(usize::MAX / 4).unwrap_err();
+        assert_eq!(error.class(), Class::SystemError);
     }
 }

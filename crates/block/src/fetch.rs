@@ -7,7 +7,7 @@
 use crate::{ByteRange, Extent, FileId, Packed, Placement, ReadHint, Source};
 use carreto_error::{Error, Kind, Result, ResultExt};
 use futures_util::future::try_join_all;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// How far apart pieces may lie to be read together, and how much one read may move.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,31 @@ struct Piece {
     len: u64,
     output: Range<usize>,
     packed: Option<Packed>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+}
+
+/// Bytes of gaps that a plan may read beyond the length of its range.
+const SPARE: u64 = 4 << 20;
+
+/// The bytes between pieces that may still be read and thrown away.
+#[derive(Debug)]
+struct GapBudget {
+    left: u64,
+    widest: u64,
+}
+
+impl GapBudget {
+    /// Takes `gap` out of the budget; false when it is too wide or too much.
+    fn take(&mut self, gap: u64) -> bool {
+        let left = self.left.checked_sub(gap).filter(|_| gap <= self.widest);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
 }
 
 /// One request to a file.
@@ -124,12 +149,19 @@ impl FetchPlan {
     /// Sorts the pieces by where they lie and joins neighbours into reads.
     fn coalesce(&mut self, tuning: FetchTuning) {
         self.pieces.sort_by_key(|piece| (piece.file, piece.offset));
+        let mut gaps = self.gap_budget(tuning);
         let mut first = 0;
         while first < self.pieces.len() {
-            let mut end = self.pieces[first].offset.saturating_add(self.pieces[first].len);
+            let mut end = self.pieces[first].end();
             let mut next = first + 1;
-            while next < self.pieces.len() && self.joins(first, next, end, tuning) {
-                end = end.max(self.pieces[next].offset.saturating_add(self.pieces[next].len));
+            while next < self.pieces.len() {
+                let Some(gap) = self.gap(next - 1..=next, end, tuning) else { break };
+                let new_end = end.max(self.pieces[next].end());
+                let fits = new_end - self.pieces[first].offset <= u64::from(tuning.max_read);
+                if !fits || !gaps.take(gap) {
+                    break;
+                }
+                end = new_end;
                 next += 1;
             }
             self.push_read(first..next, end);
@@ -137,17 +169,33 @@ impl FetchPlan {
         }
     }
 
-    fn joins(&self, first: usize, next: usize, end: u64, tuning: FetchTuning) -> bool {
-        let (head, last, piece) = (&self.pieces[first], &self.pieces[next - 1], &self.pieces[next]);
-        let gap = match (&last.packed, &piece.packed) {
+    /// The bytes between the read that ends at `end` and the second of two neighbouring pieces;
+    /// `None` when they are better read apart.
+    fn gap(&self, pair: RangeInclusive<usize>, end: u64, tuning: FetchTuning) -> Option<u64> {
+        let (last, piece) = (&self.pieces[*pair.start()], &self.pieces[*pair.end()]);
+        let most = match (&last.packed, &piece.packed) {
             (Some(_), Some(_)) => Some(tuning.hint.packed_gap),
             _ => tuning.hint.plain_gap,
         };
-        let Some(gap) = gap else { return false };
-        let new_end = end.max(piece.offset.saturating_add(piece.len));
-        piece.file == head.file
-            && piece.offset <= end.saturating_add(u64::from(gap))
-            && new_end - head.offset <= u64::from(tuning.max_read)
+        let gap = piece.offset.saturating_sub(end);
+        (piece.file == last.file && gap <= u64::from(most?)).then_some(gap)
+    }
+
+    /// Decides which gaps are read when all together would take more memory than the range is
+    /// worth: the smallest, so that few requests are lost.
+    fn gap_budget(&self, tuning: FetchTuning) -> GapBudget {
+        let left = self.range.len().saturating_add(SPARE);
+        let neighbours = 1..self.pieces.len();
+        let mut gaps: Vec<u64> = neighbours
+            .filter_map(|next| self.gap(next - 1..=next, self.pieces[next - 1].end(), tuning))
+            .collect();
+        gaps.sort_unstable();
+        let mut sum = 0_u64;
+        let refused = gaps.into_iter().find(|gap| {
+            sum = sum.saturating_add(*gap);
+            sum > left
+        });
+        GapBudget { left, widest: refused.unwrap_or(u64::MAX) }
     }
 
     fn push_read(&mut self, pieces: Range<usize>, end: u64) {
@@ -169,7 +217,8 @@ impl FetchPlan {
         self.range
     }
 
-    /// The bytes of scratch memory that the plan needs.
+    /// The bytes of scratch memory that the plan needs: those of the pieces that are not read
+    /// straight into the output, and gaps of at most the length of the range and 4 MiB.
     pub fn scratch_len(&self) -> usize {
         self.scratch_len
     }

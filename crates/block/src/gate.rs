@@ -129,7 +129,8 @@ impl OpenGate {
     ///
     /// # Errors
     /// `Unsafe` when the name is not a plain path, lies outside every grant, or closes a cycle;
-    /// `Limit` when the chain is too deep; what opening meets.
+    /// `Limit` when the chain is too deep, or when the process may not open
+    /// as many files as the image names; what opening meets.
     pub async fn open(&self, request: OpenRequest<'_>) -> Result<(Arc<dyn Source>, Self)> {
         let path = self.resolve(request)?;
         let (grant, relative) = self.granted(&path).ok_or_else(|| Self::outside(request, &path))?;
@@ -141,7 +142,7 @@ impl OpenGate {
         let opened = opener
             .open_beneath(&grant.0, relative)
             .await
-            .map_err(|error| error.wrap(format!("open the {} {:?}", request.role, request.name)))?;
+            .map_err(|error| refused_by_the_system(error, request))?;
         if self.chain.contains(&opened.identity) {
             let text = format!("the {} {:?} closes a cycle", request.role, request.name);
             return Err(Error::new(Kind::Unsafe, text).path(request.referrer));
@@ -183,6 +184,29 @@ impl OpenGate {
         let error = Error::new(Kind::Unsafe, text).path(referrer);
         if directory.is_empty() { error } else { error.remedied_by(remedy) }
     }
+}
+
+/// Says what was to be opened; and that there are too many files open, where that is the trouble:
+/// the image asks for them, so it is no fault of a device.
+fn refused_by_the_system(error: Error, request: OpenRequest<'_>) -> Error {
+    let text = format!("open the {} {:?}", request.role, request.name);
+    if !too_many_open_files(&error) {
+        return error.wrap(text);
+    }
+    let text = format!("{text}: the image names more files than this process may have open");
+    Error::new(Kind::Limit, text)
+        .caused_by(error)
+        .remedied_by("raise the limit of open files (ulimit -n) and run again")
+}
+
+/// Whether the system call below failed with `EMFILE` or `ENFILE`.
+fn too_many_open_files(error: &Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE)))
 }
 
 /// Why `name` cannot be a path, if it cannot: qemu-style pseudo protocols (`json:`, `nbd:`,

@@ -181,3 +181,43 @@ async fn a_window_is_a_source() {
     let past = ByteRange::new(0, 100_001).unwrap();
     assert_eq!(Window::new(inner, past).unwrap_err().kind(), Kind::Truncated);
 }
+
+/// Small pieces with wide gaps, as a hostile image has them: memory follows the range, not the
+/// file.
+#[test]
+fn scratch_memory_is_bounded_by_the_range() {
+    const PIECE: u64 = 512;
+    let range = ByteRange::whole(2 << 20);
+    let pieces = range.len() / PIECE;
+    for spacing in [PIECE, 4 << 10, 64 << 10, 400 << 10, 512 << 10] {
+        let extents: Vec<Extent> = (0..pieces)
+            .map(|index| {
+                let placement =
+                    Placement::Plain { file: FileId(0), offset: index * (PIECE + spacing) };
+                Extent::new(ByteRange::from_len(index * PIECE, PIECE).unwrap(), placement)
+            })
+            .collect();
+        let plan = FetchPlan::new(range, &extents, FetchTuning::new(ReadHint::REMOTE)).unwrap();
+        let most = 2 * range.len() + (4 << 20);
+        assert!(plan.scratch_len() as u64 <= most, "{spacing}: {}", plan.scratch_len());
+        assert!(plan.read_len() >= range.len() && plan.read_len() <= most, "{spacing}");
+    }
+}
+
+/// When not all gaps can be read, the narrow ones are.
+#[test]
+fn wide_gaps_do_not_use_up_what_narrow_ones_need() {
+    const PIECE: u64 = 4096;
+    let mut at = 0;
+    let mut extents = Vec::new();
+    for index in 0..64 {
+        at += PIECE + if index < 32 { 500 << 10 } else { 4096 };
+        let placement = Placement::Plain { file: FileId(0), offset: at };
+        extents.push(Extent::new(ByteRange::from_len(index * PIECE, PIECE).unwrap(), placement));
+    }
+    let range = ByteRange::whole(64 * PIECE);
+    let plan = FetchPlan::new(range, &extents, FetchTuning::new(ReadHint::REMOTE)).unwrap();
+    let reads = format!("{plan:?}").matches("Read {").count();
+    assert!((1..=33).contains(&reads), "{reads} reads");
+    assert!(plan.scratch_len() as u64 <= 2 * range.len() + (4 << 20));
+}

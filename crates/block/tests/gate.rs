@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use carreto_block::{Grant, OpenBeneath, OpenGate, OpenRequest, OpenedFile, ReferenceRole, Source};
-use carreto_error::{Kind, Result};
+use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_testkit::MemSource;
 use std::sync::{Arc, Mutex};
 
@@ -93,4 +93,27 @@ async fn cycles_and_depth_end() {
         gate = gate.open(request(name)).await.unwrap().1;
     }
     assert_eq!(gate.open(request("d")).await.unwrap_err().kind(), Kind::Limit);
+}
+
+/// A system that lets nobody open another file.
+#[derive(Debug)]
+struct Exhausted(i32);
+
+#[async_trait]
+impl OpenBeneath for Exhausted {
+    async fn open_beneath(&self, _directory: &str, relative: &str) -> Result<OpenedFile> {
+        let error = std::io::Error::from_raw_os_error(self.0);
+        Err(Error::io(IoSide::Source, "open", relative, error).wrap("a layer between"))
+    }
+}
+
+#[tokio::test]
+async fn too_many_open_files_are_the_images_doing() {
+    for (code, wanted) in [(23, Kind::Limit), (24, Kind::Limit), (5, Kind::Io)] {
+        let grants = vec![Grant("/images".into())];
+        let gate = OpenGate::new(Arc::new(Exhausted(code)), grants, "/images", "/images/top");
+        let error = gate.open(request("base.raw")).await.unwrap_err();
+        assert_eq!(error.kind(), wanted, "{error}");
+        assert_eq!(error.remedy().contains("ulimit"), wanted == Kind::Limit);
+    }
 }

@@ -1,24 +1,28 @@
 //! An image on top of its parents.
 
-use crate::{CheckReport, Image, ImageInfo, Limits};
+use crate::{CheckReport, Image, ImageInfo, Limits, Warning};
 use async_trait::async_trait;
 use carreto_block::{ByteRange, Extent, Layered, ReadHint, Source, Stamp};
 use carreto_error::Result;
 use std::sync::Arc;
 
-/// A top image whose absent ranges are read from its parent. Its info is the top's.
+/// A top image whose absent ranges are read from its parent. Its info is the top's, with the
+/// warnings of the parent, which name it.
 #[derive(Debug)]
 pub struct Chained {
     top: Arc<dyn Image>,
     parent: Arc<dyn Image>,
     layers: Layered,
+    info: ImageInfo,
 }
 
 impl Chained {
     /// Puts `top` on `parent`.
     pub fn new(top: Arc<dyn Image>, parent: Arc<dyn Image>) -> Self {
         let layers = Layered::new(top.clone(), parent.clone());
-        Self { top, parent, layers }
+        let mut info = top.info().clone();
+        info.warnings.extend(attributed(parent.as_ref(), &parent.info().warnings));
+        Self { top, parent, layers, info }
     }
 }
 
@@ -56,13 +60,31 @@ impl Source for Chained {
 #[async_trait]
 impl Image for Chained {
     fn info(&self) -> &ImageInfo {
-        self.top.info()
+        &self.info
     }
 
     async fn check(&self, limits: &Limits) -> Result<CheckReport> {
         let mut report = self.top.check(limits).await?;
         let parent = self.parent.check(limits).await?;
-        report.warnings.extend(parent.warnings);
+        report.warnings.extend(attributed(self.parent.as_ref(), &parent.warnings));
         Ok(report)
     }
+}
+
+/// The warnings about `image` and its own parents, each with the name of the file it is about in
+/// front.
+fn attributed(image: &dyn Image, warnings: &[Warning]) -> Vec<Warning> {
+    let named = |text: &str| {
+        let files = image.files().iter().map(|file| file.name());
+        let mut rest = files.filter_map(|name| text.strip_prefix(name));
+        rest.any(|rest| rest.starts_with(": "))
+    };
+    let attribute = |warning: &Warning| {
+        let mut warning = warning.clone();
+        if !named(&warning.text) {
+            warning.text = format!("{}: {}", image.name(), warning.text);
+        }
+        warning
+    };
+    warnings.iter().map(attribute).collect()
 }

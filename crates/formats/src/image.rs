@@ -144,9 +144,10 @@ pub trait Image: Source {
     /// What the headers say.
     fn info(&self) -> &ImageInfo;
 
-    /// Walks all metadata of the active image without touching payload: everything lies inside
-    /// the file, nothing overlaps metadata, no reserved bit is set. After success no read of the
-    /// image fails for a reason that its metadata could have told.
+    /// Walks all metadata of the disk that is read: everything lies inside the file, nothing
+    /// overlaps metadata, no reserved bit is set. Of the payload it reads little: samples where
+    /// metadata alone leaves a doubt (qcow2), and markers that lie among the data (VMDK). After
+    /// success no read of the image fails for a reason that its metadata could have told.
     ///
     /// Cancel safe; holds no more memory than [`Limits`] allows.
     ///

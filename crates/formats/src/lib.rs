@@ -22,14 +22,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bits;
 mod chain;
 mod codec;
 mod field;
 mod image;
+mod names;
+mod noted;
 mod open;
+mod pace;
 mod probe;
 pub mod qcow2;
 pub mod raw;
+mod repeats;
 pub mod vhd;
 pub mod vmdk;
 pub mod write;
@@ -38,3 +43,8 @@ pub use chain::Chained;
 pub use image::{BackingInfo, CheckReport, Format, Image, ImageInfo, Limits, Warning};
 pub use open::{OpenOptions, open};
 pub use probe::{Probe, probe};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

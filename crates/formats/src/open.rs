@@ -1,9 +1,10 @@
 //! Opening an image whose format is given or found out.
 
+use crate::noted::Noted;
 use crate::probe::{headers_in_raw, probe};
 use crate::{Format, Image, Limits, qcow2, raw, vhd, vmdk};
 use carreto_block::{OpenGate, Source};
-use carreto_error::Result;
+use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
 
 /// How to open an image.
@@ -25,6 +26,17 @@ impl OpenOptions {
     pub fn for_reference(&self, format: Format) -> Self {
         Self { format: Some(format), snapshot: None, ..self.clone() }
     }
+
+    /// Refuses a wish for a snapshot in a format that has none.
+    pub(crate) fn refuse_snapshot(&self, file: &dyn Source, format: Format) -> Result<()> {
+        let Some(wanted) = &self.snapshot else {
+            return Ok(());
+        };
+        let text = format!("there is no snapshot {wanted:?}: {format} images have none inside");
+        Err(Error::new(Kind::NotFound, text)
+            .path(file.name())
+            .remedied_by("leave the snapshot out, or name the image that has it"))
+    }
 }
 
 /// Opens the image in `file`. Files that it names are opened through `gate`.
@@ -32,7 +44,7 @@ impl OpenOptions {
 /// Reads headers and the descriptors of all parents, no tables and no payload. Cancel safe.
 ///
 /// # Errors
-/// `Ambiguous` when two formats match, `Unsupported` for formats and features that are known but
+/// `NotFound` for a snapshot that the image does not have; `Ambiguous` when two formats match, `Unsupported` for formats and features that are known but
 /// not read, `Encrypted`, `Corrupt`, `Truncated`, `Limit`, `Unsafe` as the image deserves; what
 /// reading meets.
 pub async fn open(
@@ -48,10 +60,11 @@ pub async fn open(
             (found.format, found.warnings)
         }
     };
-    match format {
-        Format::Raw => raw::with_warnings(file, options, warnings),
-        Format::Qcow2 => Box::pin(qcow2::open(file, options, gate)).await,
-        Format::Vhd => Box::pin(vhd::open(file, options, gate)).await,
-        Format::Vmdk => Box::pin(vmdk::open(file, options, gate)).await,
-    }
+    let image = match format {
+        Format::Raw => return raw::with_warnings(file, options, warnings),
+        Format::Qcow2 => Box::pin(qcow2::open(file, options, gate)).await?,
+        Format::Vhd => Box::pin(vhd::open(file, options, gate)).await?,
+        Format::Vmdk => Box::pin(vmdk::open(file, options, gate)).await?,
+    };
+    Ok(Noted::wrap(image, warnings))
 }

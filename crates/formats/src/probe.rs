@@ -24,7 +24,7 @@ pub struct Probe {
     pub format: Format,
     /// What it was recognised by.
     pub evidence: String,
-    /// What is odd about a file that is taken as raw.
+    /// What is odd about the file and its name.
     pub warnings: Vec<Warning>,
 }
 
@@ -34,6 +34,7 @@ struct Ends {
     head: Vec<u8>,
     /// The last bytes, at most [`TAIL`]; they may be bytes of `head` too.
     tail: Vec<u8>,
+    size: u64,
 }
 
 impl Ends {
@@ -47,30 +48,35 @@ impl Ends {
         } else {
             file.read_vec(size - tail_len, len(tail_len)).await?
         };
-        Ok(Self { head, tail })
+        Ok(Self { head, tail, size })
     }
 }
 
 /// Looks at the start and the end of `file`, with one read each.
 ///
 /// A detector looks for a signature; whether the rest of the format is whole is the reader's to
-/// say. A file that nothing matches is raw, except one that is called `.vhd`: a fixed VHD that
-/// was cut has lost its only signature.
+/// say. A file that nothing matches is raw, except one whose name is that of an image: it has
+/// lost its signature.
 ///
 /// Cancel safe.
 ///
 /// # Errors
 /// `Ambiguous` when several formats match, naming them; `Unsupported` (or `Encrypted`) for known
-/// formats that are not read; `Truncated` for a `.vhd` without a footer; what reading meets.
+/// formats that are not read; `Truncated` for a `.vhd` without a footer, `Corrupt` for a
+/// `.qcow2`, `.vmdk`, `.vhdx` or `.vdi` without its signature; what reading meets.
 pub async fn probe(file: &dyn Source) -> Result<Probe> {
     let ends = Ends::read(file).await.wrap_err(|| "look for the image's format".into())?;
     decide(&ends, file.name()).or_path(file.name())
 }
 
 fn decide(ends: &Ends, name: &str) -> Result<Probe> {
-    let matches = detect::images(ends);
+    let extension = extension_of(name);
+    let mut matches = detect::images(ends);
+    if matches.is_empty() && VHD_NAMES.contains(&extension.as_str()) {
+        matches.extend(detect::vhd_cookie(ends));
+    }
     let Some(first) = matches.first() else {
-        return raw(ends, name);
+        return raw(ends, name, &extension);
     };
     if matches.len() > 1 {
         return Err(ambiguous(&matches.iter().map(label).collect::<Vec<_>>()));
@@ -85,9 +91,26 @@ fn decide(ends: &Ends, name: &str) -> Result<Probe> {
             if let Some(content) = guest.filter(|_| first.at_start) {
                 return Err(ambiguous(&[label(first), content.into()]));
             }
-            Ok(Probe { format, evidence: first.evidence.clone(), warnings: Vec::new() })
+            let warnings = match extension.as_str() {
+                "raw" | "img" | "dd" => vec![not_raw(format, &extension)],
+                _ => Vec::new(),
+            };
+            Ok(Probe { format, evidence: first.evidence.clone(), warnings })
         }
     }
+}
+
+/// The part of a name behind its last dot, in lower case.
+fn extension_of(name: &str) -> String {
+    name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
+}
+
+fn not_raw(format: Format, extension: &str) -> Warning {
+    let text = format!(
+        "the file is called .{extension}, but its bytes are taken as {format}: if it is a raw \
+         disk, whose guest can write any header into it, say so with --format raw"
+    );
+    Warning::new("name_not_format", text)
 }
 
 fn label(found: &Match) -> String {
@@ -99,20 +122,47 @@ fn ambiguous(labels: &[String]) -> Error {
     Error::new(Kind::Ambiguous, text)
 }
 
-fn raw(ends: &Ends, name: &str) -> Result<Probe> {
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-    let extension = extension.unwrap_or_default().to_ascii_lowercase();
-    if matches!(extension.as_str(), "vhd" | "avhd") {
-        let text = "the file is called .vhd, but has no VHD footer at its end: it is not whole";
+/// Names of which a file without any signature is not whole.
+const VHD_NAMES: [&str; 3] = ["vhd", "avhd", "vpc"];
+const OTHER_NAMES: [&str; 4] = ["qcow2", "vmdk", "vhdx", "vdi"];
+
+/// Refuses to take a file for a raw disk that is called an image: its signature is damaged.
+fn refuse_name(name: &str, extension: &str) -> Result<()> {
+    if VHD_NAMES.contains(&extension) {
+        let text = format!(
+            "the file is called .{extension}, but has no VHD footer at its end: it is not whole"
+        );
         let remedy = "upload it again; if it is a raw disk, say so with --format raw";
         return Err(Error::new(Kind::Truncated, text).remedied_by(remedy));
     }
+    let lower = name.to_ascii_lowercase();
+    if !OTHER_NAMES.contains(&extension) || lower.ends_with("-flat.vmdk") {
+        return Ok(());
+    }
+    let part = lower.strip_suffix(".vmdk").and_then(|stem| stem.rsplit_once("-f"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if part.is_some_and(|(_, number)| digits(number)) {
+        let text = "the name is that of one part of a flat VMDK in several files";
+        let remedy = "name the descriptor file (a short text) instead; to copy this file alone, \
+                      as a raw disk, say so with --format raw";
+        return Err(Error::new(Kind::Corrupt, text).remedied_by(remedy));
+    }
+    let text = format!(
+        "the file is called .{extension}, but does not start as one: it is damaged, or has \
+         another format"
+    );
+    let remedy = "upload it again; if it is a raw disk, say so with --format raw";
+    Err(Error::new(Kind::Corrupt, text).remedied_by(remedy))
+}
+
+fn raw(ends: &Ends, name: &str, extension: &str) -> Result<Probe> {
+    refuse_name(name, extension)?;
     let mut warnings = Vec::new();
-    let flat = name.to_ascii_lowercase().ends_with("-flat.vmdk");
-    if matches!(extension.as_str(), "qcow2" | "vmdk" | "vhdx" | "vdi") && !flat {
-        let text =
-            format!("the file is called .{extension}, but its bytes are taken as a raw disk");
-        warnings.push(Warning::new("name_not_format", text));
+    if detect::vhd_cookie(ends).is_some() {
+        let text = "the last sector starts as a VHD footer, but its checksum, type or size is not \
+                    that of one, so the file is taken as a raw disk: say --format raw or \
+                    --format vhd to have it your way";
+        warnings.push(Warning::new("vhd_footer_in_raw", text));
     }
     if ends.head.is_empty() {
         warnings.push(Warning::new("empty_file", "the file has no bytes"));
@@ -133,7 +183,10 @@ fn raw(ends: &Ends, name: &str) -> Result<Probe> {
 /// What reading meets.
 pub(crate) async fn headers_in_raw(file: &dyn Source) -> Result<Vec<Warning>> {
     let ends = Ends::read(file).await?;
-    let matches = detect::images(&ends);
+    let mut matches = detect::images(&ends);
+    if !matches.iter().any(|found| found.name == "vhd") {
+        matches.extend(detect::vhd_cookie(&ends));
+    }
     let warning = |found: &Match| {
         let text = format!(
             "taken as raw as asked, but the bytes look like {}: if they are, what is copied is \

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use carreto_block::{
     ByteRange, Extent, OpenGate, ReadHint, Source, SourceExt as _, Stamp, fetch_range,
 };
-use carreto_error::{Result, ResultExt as _};
+use carreto_error::{Error, Kind, Result, ResultExt as _};
 use codec::Compression;
 use entry::Layout;
 use header::{Header, TableRef};
@@ -46,6 +46,8 @@ struct Qcow2 {
     l1: TableRef,
     compression: Compression,
     has_backing: bool,
+    /// The data file is a raw image of the disk that is read.
+    raw_data: bool,
     info: ImageInfo,
 }
 
@@ -66,6 +68,11 @@ pub async fn open(
     let limits = &options.limits;
     let header = Header::read(file.as_ref(), limits).await.or_path(&name)?;
     let backing = references::backing_info(&header).or_path(&name)?;
+    if backing.is_some() && header.has_raw_data() {
+        let text = "the data file is said to be a raw image by itself, which rules out the \
+                    backing file that the image names";
+        return Err(Error::new(Kind::Corrupt, text).path(&name).offset(88));
+    }
     let data_file = references::open_data_file(&name, &header, gate).await.or_path(&name)?;
     let (l1, size) = match &options.snapshot {
         None => (header.l1, header.virtual_size),
@@ -103,6 +110,8 @@ impl Qcow2 {
             l1,
             compression: header.compression,
             has_backing: backing.is_some(),
+            // A snapshot is in other clusters.
+            raw_data: files.len() > 1 && header.has_raw_data() && l1 == header.l1,
             info: info(&files, &header, size, backing),
             files,
             header,
@@ -131,9 +140,8 @@ fn info(
         ("snapshots", header.snapshots.entries.to_string()),
     ];
     if let Some(data_file) = files.get(1) {
-        let raw = bits.autoclear & features::RAW_DATA_FILE != 0;
         details.push(("data_file", data_file.name().to_owned()));
-        details.push(("data_file_raw", yes(raw)));
+        details.push(("data_file_raw", yes(header.has_raw_data())));
     }
     ImageInfo {
         format: Format::Qcow2,

@@ -36,6 +36,7 @@ pub(crate) fn with_warnings(
     options: &OpenOptions,
     mut warnings: Vec<Warning>,
 ) -> Result<Arc<dyn Image>> {
+    options.refuse_snapshot(file.as_ref(), Format::Raw)?;
     let (size, max) = (file.size(), options.limits.max_virtual_size);
     if size > max {
         let text = format!("a disk of {size} bytes is above the bound of {max}");

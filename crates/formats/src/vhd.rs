@@ -14,7 +14,7 @@ mod header;
 mod info;
 mod parent;
 
-use crate::{Chained, CheckReport, Image, ImageInfo, Limits, OpenOptions};
+use crate::{Chained, CheckReport, Format, Image, ImageInfo, Limits, OpenOptions};
 use crate::{Warning, raw::own_extents};
 use async_trait::async_trait;
 use blocks::Blocks;
@@ -24,12 +24,26 @@ use carreto_block::{
 };
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use copies::Found;
-use footer::{Checksum, DiskType, UniqueId};
+use footer::{Checksum, DiskType, Footer, UniqueId};
 use header::{HEADER_LEN, Header};
 use std::sync::Arc;
 
 const CHECKSUM_REMEDY: &str = "check how the image was made; if you trust the rest of it, read it \
                                with --ignore-checksum";
+
+/// Whether `tail`, the last bytes of a file of `size` bytes, is a footer that can be believed
+/// without more: a guest, or a file system in an image, may have the signature in any sector.
+pub(crate) fn is_footer(tail: &[u8], size: u64) -> bool {
+    let mut bytes = [0; footer::FOOTER_LEN];
+    let Some(place) = bytes.get_mut(..tail.len()) else {
+        return false;
+    };
+    place.copy_from_slice(tail);
+    match Footer::parse(&bytes) {
+        Ok(Some(footer)) => footer.fits(size.saturating_sub(tail.len() as u64)),
+        _ => false,
+    }
+}
 
 /// Whether disks of this type have a table of blocks.
 fn is_sparse(kind: DiskType) -> bool {
@@ -79,6 +93,7 @@ pub async fn open(
     options: &OpenOptions,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
+    options.refuse_snapshot(file.as_ref(), Format::Vhd)?;
     Ok(layer(file, options, gate).await?.image)
 }
 
@@ -148,7 +163,8 @@ async fn sparse(
     let at = found.footer.data_offset;
     check_header_place(at, found.data_end)?;
     let bytes = file.read_array::<HEADER_LEN>(at).await?;
-    let header = Header::parse(&bytes).map_err(|error| error.offset(at))?;
+    let has_parent = kind == DiskType::Differencing;
+    let header = Header::parse(&bytes, has_parent).map_err(|error| error.offset(at))?;
     accept_checksum(&header, at, options, info)?;
     header
         .validate(info.virtual_size, found.data_end, &options.limits)

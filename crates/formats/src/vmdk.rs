@@ -35,7 +35,7 @@ mod sparse;
 mod stream;
 mod tables;
 
-use crate::{Image, OpenOptions};
+use crate::{Format, Image, OpenOptions};
 use carreto_block::{OpenGate, Source};
 use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
@@ -56,6 +56,7 @@ pub async fn open(
     options: &OpenOptions,
     gate: &OpenGate,
 ) -> Result<Arc<dyn Image>> {
+    options.refuse_snapshot(file.as_ref(), Format::Vmdk)?;
     opening::open(file, options, gate).await.map(|opened| opened.image)
 }
 

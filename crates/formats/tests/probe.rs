@@ -42,10 +42,17 @@ type Places<'a> = Vec<(i64, &'a [u8])>;
 const QCOW2: &[u8] = b"QFI\xfb\0\0\0\x03";
 const MBR_ENTRY: &[u8] = &[0x80, 0, 1, 0, 0x83, 0, 1, 0, 0, 8, 0, 0, 0, 8, 0, 0];
 
+/// The footer of a VHD of which [`file_with`] makes the disk, if it has `len` bytes.
+fn footer(kind: u32, len: u64) -> Vec<u8> {
+    Spec::new(kind, (200 << 10) - len).footer().to_vec()
+}
+
 #[tokio::test]
 async fn every_readable_format_is_found() {
     let text = |text: &'static str| vec![(0, text.as_bytes())];
-    let cases: [(Format, Places<'_>); 17] = [
+    let (whole, sparse) = (footer(FIXED, 512), footer(DYNAMIC, 512));
+    let short = footer(FIXED, 511)[..511].to_vec();
+    let cases: [(Format, Places<'_>); 20] = [
         (Format::Raw, vec![]),
         (Format::Raw, vec![(510, b"\x55\xaa"), (446, MBR_ENTRY)]),
         (Format::Raw, vec![(510, b"\x55\xaa"), (512, b"EFI PART")]),
@@ -54,9 +61,12 @@ async fn every_readable_format_is_found() {
         (Format::Qcow2, vec![(0, QCOW2)]),
         (Format::Qcow2, vec![(0, b"QFI\xfb\0\0\0\x09")]),
         (Format::Vhd, vec![(0, b"conectix")]),
-        (Format::Vhd, vec![(-512, b"conectix")]),
-        (Format::Vhd, vec![(-511, b"conectix")]),
-        (Format::Vhd, vec![(-512, b"conectix"), (510, b"\x55\xaa"), (446, MBR_ENTRY)]),
+        (Format::Vhd, vec![(-512, &whole)]),
+        (Format::Vhd, vec![(-511, &short)]),
+        (Format::Vhd, vec![(-512, &sparse)]),
+        (Format::Vhd, vec![(-512, &whole), (510, b"\x55\xaa"), (446, MBR_ENTRY)]),
+        (Format::Vhd, vec![(0, b"conectix"), (4096, b"EFI PART")]),
+        (Format::Raw, vec![(510, b"\x55\xaa"), (4096, b"EFI PART")]),
         (Format::Vmdk, vec![(0, b"KDMV")]),
         (Format::Vmdk, vec![(0, b"COWD")]),
         (Format::Vmdk, vec![(0, b"\xbe\xba\xfe\xca\0\0\0\0")]),
@@ -117,15 +127,17 @@ async fn known_formats_without_a_reader_are_refused_by_name() {
 async fn two_formats_at_once_are_refused() {
     let iso: (i64, &[u8]) = (32769, b"CD001");
     let mbr: [(i64, &[u8]); 2] = [(510, b"\x55\xaa"), (446, MBR_ENTRY)];
-    let cases: [Places<'_>; 9] = [
+    let (whole, short) = (footer(FIXED, 512), footer(FIXED, 511)[..511].to_vec());
+    let cases: [Places<'_>; 10] = [
         vec![(0, QCOW2), iso],
-        vec![(0, QCOW2), (-512, b"conectix")],
+        vec![(0, QCOW2), (-512, &whole)],
+        vec![(0, b"KDMV"), (510, b"\x55\xaa"), (4096, b"EFI PART")],
         vec![(0, QCOW2), (257, b"ustar")],
         vec![(0, QCOW2), (-512, b"koly")],
         vec![(0, b"KDMV"), iso],
         vec![(0, b"# Disk DescriptorFile\nversion=1\n"), mbr[0], mbr[1]],
         vec![(0, b"# Disk DescriptorFile\nversion=1\n"), (512, b"EFI PART")],
-        vec![(0, b"LUKS\xba\xbe"), (-511, b"conectix")],
+        vec![(0, b"LUKS\xba\xbe"), (-511, &short)],
         vec![(0, b"conectix"), (64, b"\x7f\x10\xda\xbe")],
     ];
     for places in cases {
@@ -142,14 +154,87 @@ async fn small_files_and_odd_names_are_handled() {
         assert_eq!(looks_like("a.img", vec![0; len]).await, Ok(Format::Raw));
         assert_eq!(looks_like("s3://b/a.VHD", vec![0; len]).await, Err(Kind::Truncated));
     }
-    let codes = async |name, file| {
-        let found = probe(&MemSource::new(name, file)).await.expect("raw");
-        found.warnings.iter().map(|w| w.code).collect::<Vec<_>>()
-    };
-    assert_eq!(codes("a.qcow2", vec![0; 512]).await, ["name_not_format"]);
+    for name in ["a.qcow2", "a.VMDK", "a.vhdx", "a.vdi", "a-f001.vmdk", "a-s001.vmdk"] {
+        assert_eq!(looks_like(name, vec![0; 512]).await, Err(Kind::Corrupt), "{name}");
+        let options = OpenOptions { format: Some(Format::Raw), ..OpenOptions::default() };
+        let file = Arc::new(MemSource::new(name, vec![0; 512]));
+        let image = open(file, &options, &OpenGate::closed()).await.expect("raw as asked");
+        assert_eq!(image.size(), 512);
+    }
+    let part = probe(&MemSource::new("a-f001.vmdk", vec![0; 512])).await.expect_err("a part");
+    assert!(part.remedy().contains("descriptor"), "{}", part.remedy());
     assert_eq!(codes("a-flat.vmdk", vec![0; 512]).await, [""; 0]);
+    assert_eq!(codes("a-f.qcow", vec![0; 512]).await, [""; 0]);
     assert_eq!(codes("a.img", vec![]).await, ["empty_file"]);
     assert_eq!(codes("a.iso", file_with(&[(32769, b"CD001")])).await, ["iso9660"]);
+}
+
+async fn codes(name: &str, file: Vec<u8>) -> Vec<&'static str> {
+    let found = probe(&MemSource::new(name, file)).await.expect("readable");
+    found.warnings.iter().map(|warning| warning.code).collect()
+}
+
+/// The signature of a footer is also in the disks of guests that keep VHDs.
+#[tokio::test]
+async fn a_footer_that_does_not_fit_the_file_is_guest_data() {
+    let good = footer(FIXED, 512);
+    let mut unsealed = good.clone();
+    unsealed[100] ^= 1;
+    let cases: [Vec<u8>; 3] =
+        [b"conectix".to_vec(), unsealed, Spec::new(FIXED, 100 << 10).footer().to_vec()];
+    for bytes in cases {
+        let file = file_with(&[(-512, &bytes)]);
+        assert_eq!(looks_like("a.img", file.clone()).await, Ok(Format::Raw));
+        assert_eq!(codes("a.img", file.clone()).await, ["vhd_footer_in_raw"]);
+        for name in ["a.vhd", "a.vpc"] {
+            assert_eq!(looks_like(name, file.clone()).await, Ok(Format::Vhd), "{name}");
+        }
+        let nested = file_with(&[(0, QCOW2), (-512, &bytes)]);
+        assert_eq!(looks_like("a.qcow2", nested).await, Ok(Format::Qcow2));
+    }
+}
+
+/// With 257 to 384 blocks the first one's data starts at byte 3584, and so the guest's GPT lies
+/// where one of a disk with sectors of 4096 bytes would.
+#[tokio::test]
+async fn a_dynamic_vhd_with_a_gpt_at_byte_4096_is_no_disk() {
+    let mut disk = vec![0; 300 * 4096];
+    put(&mut disk, 510, b"\x55\xaa");
+    put(&mut disk, 512, b"EFI PART");
+    let file = Spec::new(DYNAMIC, disk.len() as u64).block_size(4096).build(&disk, &[]);
+    assert!(file[4096..].starts_with(b"EFI PART"));
+    assert_eq!(looks_like("a.vhd", file).await, Ok(Format::Vhd));
+}
+
+/// A guest can write the header of an image into its disk, which shows where the file has the
+/// name of a raw disk.
+#[tokio::test]
+async fn an_image_with_the_name_of_a_raw_disk_is_said() {
+    for name in ["guest.raw", "guest.IMG", "guest.dd"] {
+        let codes = codes(name, file_with(&[(0, QCOW2)])).await;
+        assert_eq!(codes, ["name_not_format"], "{name}");
+    }
+    assert_eq!(codes("guest.qcow2", file_with(&[(0, QCOW2)])).await, [""; 0]);
+    let disk = sparse_disk(1 << 20, 2);
+    let file = Arc::new(MemSource::new("a.img", Spec::new(FIXED, 1 << 20).build(&disk, &[])));
+    let image = open(file, &OpenOptions::default(), &OpenGate::closed()).await.expect("a VHD");
+    assert_eq!(image.info().format, Format::Vhd);
+    assert_eq!(image.info().warnings[0].code, "name_not_format");
+    conformance::source(image.as_ref(), &disk).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_format_without_any_is_not_found() {
+    let disk = sparse_disk(1 << 20, 2);
+    let raw = Arc::new(MemSource::new("a.raw", disk.clone()));
+    let vhd = Arc::new(MemSource::new("a.vhd", Spec::new(DYNAMIC, 1 << 20).build(&disk, &[])));
+    let vmdk = Arc::new(MemSource::new("a.vmdk", b"# Disk DescriptorFile\n".to_vec()));
+    let options = OpenOptions { snapshot: Some("old".into()), ..OpenOptions::default() };
+    for file in [raw, vhd, vmdk] {
+        let error = open(file, &options, &OpenGate::closed()).await.expect_err("no snapshot");
+        assert_eq!(error.kind(), Kind::NotFound, "{error}");
+        assert!(error.to_string().contains("old"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -215,6 +300,8 @@ async fn the_corpus_is_recognised() {
         let name = entry["file"].as_str().expect("a name");
         let format = entry["format"].as_str().expect("a format");
         let wanted = match format {
+            // A raw disk under a wrong name.
+            "raw" if name.ends_with("multi_partition_image.vmdk.xz") => Err(Kind::Corrupt),
             "qcow2" | "vhd" | "vmdk" | "raw" => Ok(format.to_owned()),
             // A picture under a wrong name.
             _ if name.ends_with("not-tar.ova") => Ok("raw".into()),

@@ -8,12 +8,11 @@
 
 mod vhd_support;
 
-use carreto_block::{ByteRange, OpenGate, SourceExt as _};
+use carreto_block::{ByteRange, OpenGate, Source, SourceExt as _};
 use carreto_error::{Kind, Result};
 use carreto_formats::{Image, Limits, OpenOptions, open};
-use carreto_testkit::{MemSource, Rng, sparse_disk};
+use carreto_testkit::{Fault, FaultySource, MemSource, Rng, sparse_disk};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use vhd_support::source;
 use vhd_support::{DIFFERENCING, DYNAMIC, Disks, FIXED, Spec, put, put_footers, reseal, seal};
 
@@ -22,10 +21,7 @@ const TABLE: usize = 1536;
 const SIZE: u64 = 8 << 20;
 
 async fn outcome(file: Vec<u8>) -> Result<Vec<&'static str>> {
-    let begin = Instant::now();
-    let found = open_and_check(file, &OpenOptions::default()).await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "it takes too long");
-    found
+    open_and_check(file, &OpenOptions::default()).await
 }
 
 async fn open_and_check(file: Vec<u8>, options: &OpenOptions) -> Result<Vec<&'static str>> {
@@ -195,6 +191,40 @@ async fn both_signatures_gone_is_damage() {
     refused("no signature", file, Kind::Corrupt).await;
 }
 
+/// The start of a fixed disk is the guest's, who can write a footer there.
+#[tokio::test]
+async fn a_footer_in_the_guests_hands_does_not_stand_in_for_a_damaged_one() {
+    let size = 1 << 20;
+    let mut disk = sparse_disk(1 << 20, 2);
+    for kind in [FIXED, DYNAMIC] {
+        let mut forged = Spec::new(kind, 512 << 10);
+        forged.unique_id = [9; 16];
+        put(&mut disk, 0, &forged.footer());
+        let mut file = Spec::new(FIXED, size).build(&disk, &[]);
+        let tail = file.len() - 512;
+        file[tail + 100] ^= 1;
+        let error = outcome(file.clone()).await.expect_err("damaged");
+        assert!(matches!(error.kind(), Kind::Corrupt | Kind::Truncated), "{error}");
+        file[tail..].fill(0);
+        refused("no footer at all", file, Kind::Truncated).await;
+    }
+    let mut twin = dynamic();
+    let tail = twin.len() - 512;
+    twin[tail + 70] ^= 1;
+    refused("a sparse disk with another id", twin, Kind::Corrupt).await;
+}
+
+/// Fields for the parent mean nothing where there is none.
+#[tokio::test]
+async fn locators_of_a_disk_without_a_parent_are_not_looked_at() {
+    let mut file = dynamic();
+    put(&mut file, HEADER + 576, b"W2ru");
+    put(&mut file, HEADER + 584, &64_u32.to_be_bytes());
+    put(&mut file, HEADER + 592, &u64::MAX.to_be_bytes());
+    reseal(&mut file);
+    assert_eq!(outcome(file).await.expect("good"), [""; 0]);
+}
+
 #[tokio::test]
 async fn locators_are_bounded_and_inside_the_file() {
     let base = Spec::new(FIXED, SIZE);
@@ -232,20 +262,28 @@ fn huge(entry: u32) -> Vec<u8> {
     file
 }
 
+/// The table of the largest disk is 4 MiB: it is read in pieces, and nothing else is.
 #[tokio::test]
-async fn the_largest_disk_is_checked_and_mapped_in_no_time() {
-    let begin = Instant::now();
-    let image = opened(huge(u32::MAX)).await;
+async fn the_largest_disk_is_checked_and_mapped_with_few_reads() {
+    let count = Fault::never();
+    let file: Arc<dyn Source> = Arc::new(MemSource::new("/disks/a.vhd", huge(u32::MAX)));
+    let counted = Arc::new(FaultySource::new(file, count.clone()));
+    let image = open(counted, &OpenOptions::default(), &OpenGate::closed()).await.expect("open");
     let report = image.check(&Limits::default()).await.expect("check");
     assert_eq!(report.allocated_size, Some(0));
     let map = image.extents(ByteRange::whole(image.size()), 5).await.expect("extents");
     assert_eq!(map.len(), 1);
+    assert!(count.operations() < 60, "{} reads for 16 pieces", count.operations());
+}
+
+/// 2 TiB out of one block of 2 MiB.
+#[tokio::test]
+async fn many_entries_for_one_block_are_a_bomb() {
     let entry = u32::try_from((TABLE + 1_044_480 * 4) / 512).expect("a sector");
     let image = opened(huge(entry)).await;
-    let report = image.check(&Limits::default()).await.expect("readable");
-    assert_eq!(report.warnings[0].code, "shared_block");
+    let error = image.check(&Limits::default()).await.expect_err("a bomb");
+    assert_eq!(error.kind(), Kind::Limit, "{error}");
     assert_eq!(image.read_vec(1 << 40, 512).await.expect("read"), [1; 512]);
-    assert!(begin.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]

@@ -147,7 +147,9 @@ async fn chains_decide_by_sector_and_may_grow_and_shrink() {
         assert_eq!(image.info().subformat, "differencing");
         let backing = image.info().backing.as_ref().expect("a parent");
         assert_eq!(backing.name, ".\\middle.vhd");
-        assert_eq!(codes(image.as_ref()), ["parent_size"]);
+        assert_eq!(codes(image.as_ref()), ["parent_size", "parent_size"]);
+        let about_parent = &image.info().warnings[1].text;
+        assert!(about_parent.starts_with("/disks/middle.vhd: "), "{about_parent}");
         conformance::source(image.as_ref(), &top).await;
         image.check(&Limits::default()).await.expect("check");
     }

@@ -17,3 +17,8 @@ pub use object::{MAX_PARTS, MIN_PART, ObjectFacts, ObjectUpload};
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

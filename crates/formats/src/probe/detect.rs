@@ -4,6 +4,7 @@ use super::Ends;
 use super::magic::{BZIP2, DMG, MAGICS, OVF, QCOW1};
 use crate::Format;
 use crate::field::{be32, le32};
+use crate::vhd::is_footer;
 use carreto_error::Kind;
 
 /// What follows from a match.
@@ -74,13 +75,24 @@ fn vhd(ends: &Ends) -> Option<Match> {
     if has(&ends.head, 512, b"cxsparse") {
         return Some(read("\"cxsparse\" at byte 512"));
     }
-    for len in [512, 511] {
-        let at = ends.tail.len().checked_sub(len);
-        if at.is_some_and(|at| has(&ends.tail, at, b"conectix")) {
-            return Some(Match { at_start: false, ..read("\"conectix\" in the footer") });
-        }
-    }
-    None
+    let footer = tail_with_cookie(&ends.tail)?;
+    is_footer(footer, ends.size)
+        .then(|| Match { at_start: false, ..read("\"conectix\" in the footer") })
+}
+
+/// The signature of a VHD at the end, whether or not it belongs to one. A file that is called
+/// `.vhd` or `.vpc` is taken for one by this alone.
+pub(super) fn vhd_cookie(ends: &Ends) -> Option<Match> {
+    tail_with_cookie(&ends.tail)?;
+    let evidence = "\"conectix\" in the footer";
+    let found = Match::new("vhd", Verdict::Read(Format::Vhd), evidence);
+    Some(Match { at_start: false, ..found })
+}
+
+/// The last 512 bytes, or 511 as old writers left them, if they start as a footer does.
+fn tail_with_cookie(tail: &[u8]) -> Option<&[u8]> {
+    let tails = [512, 511].map(|len| Some(&tail[tail.len().checked_sub(len)?..]));
+    tails.into_iter().flatten().find(|tail| tail.starts_with(b"conectix"))
 }
 
 /// A VMDK descriptor: a text file whose first line is a comment that says so, or that has a
@@ -140,7 +152,7 @@ pub(super) fn disk_content(ends: &Ends) -> Option<&'static str> {
     let head = ends.head.as_slice();
     if is_iso(head) {
         Some("an ISO 9660 image (\"CD001\" at byte 32769)")
-    } else if has(head, 512, b"EFI PART") || has(head, 4096, b"EFI PART") {
+    } else if has(head, 512, b"EFI PART") || (has_mark(head) && has(head, 4096, b"EFI PART")) {
         Some("a disk with a GPT")
     } else if has_partitions(head) {
         Some("a disk with a master boot record")
@@ -154,10 +166,16 @@ pub(super) fn is_iso(head: &[u8]) -> bool {
     [32769, 34817].into_iter().any(|at| has(head, at, b"CD001") || has(head, at, b"BEA01"))
 }
 
+/// The mark of a boot sector, which also every disk with a GPT has (UEFI 2.10, section 5.2.3).
+/// Without it, byte 4096 may be where an image keeps the second sector of its disk.
+fn has_mark(head: &[u8]) -> bool {
+    has(head, 510, b"\x55\xaa")
+}
+
 /// A master boot record: the mark at the end, four entries whose boot flags are valid, and at
 /// least one partition.
 fn has_partitions(head: &[u8]) -> bool {
-    if !has(head, 510, b"\x55\xaa") {
+    if !has_mark(head) {
         return false;
     }
     let entries: Vec<&[u8]> = head[446..510].chunks(16).collect();

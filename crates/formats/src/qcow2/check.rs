@@ -8,7 +8,6 @@
 mod claims;
 mod extended;
 mod refcounts;
-mod repeats;
 
 use super::Qcow2;
 use super::entry::{COPIED, Cluster};
@@ -16,11 +15,12 @@ use super::header::TableRef;
 use super::l2::Slice;
 use super::snapshot;
 use super::tables::{BATCH_BYTES, BATCH_PIECES, Piece, read_pieces};
+use crate::pace::Pace;
+use crate::repeats::Repeats;
 use crate::{CheckReport, Limits, Warning};
 use carreto_error::{Error, Kind, Result};
 use claims::{Claims, Use};
 use extended::Plausibility;
-use repeats::Repeats;
 
 /// Walks all metadata of `image`; see [`crate::Image::check`].
 pub(super) async fn check(image: &Qcow2, limits: &Limits) -> Result<CheckReport> {
@@ -48,7 +48,9 @@ pub(super) async fn check(image: &Qcow2, limits: &Limits) -> Result<CheckReport>
             refcounts.compare(image, &claims, &mut warnings).await?;
         }
     }
-    Ok(CheckReport { allocated_size: Some(allocated), warnings })
+    // What a raw data file holds is not in the tables.
+    let allocated_size = (!image.raw_data).then_some(allocated);
+    Ok(CheckReport { allocated_size, warnings })
 }
 
 /// The header and the L1 table, which opening the image has kept apart.
@@ -96,10 +98,10 @@ async fn check_snapshots(
     };
     let TableRef { offset, entries } = header.snapshots;
     let own = |table: &TableRef| table.offset == image.l1.offset;
-    let mut fits = bad_l1 == 0 && (entries == 0 || claims.metadata(offset, end - offset));
-    for table in tables.iter().filter(|table| !own(table)) {
-        fits &= claim_table(claims, *table);
-    }
+    let fits = bad_l1 == 0 && (entries == 0 || claims.metadata(offset, end - offset));
+    // Tables that overlap are damage enough: claiming them all could take forever.
+    let mut tables = tables.iter().filter(|table| !own(table));
+    let fits = fits && tables.all(|table| claim_table(claims, *table));
     if !fits {
         let text = "L1 tables of snapshots, or the snapshot table, lie where they cannot";
         warnings.push(Warning::new("snapshot_damage", text).offset(offset));
@@ -119,6 +121,7 @@ struct Walk<'a> {
     repeats: Repeats,
     shared: Odd,
     copied: Odd,
+    flags: Odd,
     plausibility: Plausibility,
 }
 
@@ -152,33 +155,50 @@ impl<'a> Walk<'a> {
             image,
             claims,
             allocated: 0,
-            repeats: Repeats::new(clusters),
+            repeats: Repeats::new(clusters, image.layout.cluster_size()),
             shared: Odd::default(),
             copied: Odd::default(),
+            flags: Odd::default(),
             plausibility: Plausibility::default(),
         }
     }
 
     fn claim_l2_tables(&mut self, l1: &[u64]) -> Result<()> {
         let layout = &self.image.layout;
+        let at = |index: usize| self.image.l1.offset + index as u64 * 8;
+        let place = |error: Error, index| error.during("check the L1 table").offset(at(index));
+        let taken = |entry: u64, index| {
+            let text = format!("the L1 entry {entry:#018x} points at the header or another table");
+            Err(place(Error::new(Kind::Corrupt, text), index))
+        };
+        let count = if self.claims.is_some() { 0 } else { l1.iter().filter(|e| **e != 0).count() };
+        let mut tables = Vec::with_capacity(count);
         for (index, entry) in l1.iter().enumerate() {
-            let at = self.image.l1.offset + index as u64 * 8;
-            let place = |error: Error| error.during("check the L1 table").offset(at);
-            let Some(table) = layout.l2_table(*entry).map_err(place)? else {
+            let Some(table) = layout.l2_table(*entry).map_err(|error| place(error, index))? else {
+                if *entry != 0 {
+                    self.flags.add(at(index));
+                }
                 continue;
             };
             let size = layout.cluster_size();
-            if self.claims.as_mut().is_some_and(|claims| !claims.metadata(table, size)) {
-                let text =
-                    format!("the L1 entry {entry:#018x} points at the header or another table");
-                return Err(place(Error::new(Kind::Corrupt, text)));
+            match self.claims.as_mut().map(|claims| claims.metadata(table, size)) {
+                Some(true) => {}
+                Some(false) => return taken(*entry, index),
+                None => tables.push(table),
             }
         }
-        Ok(())
+        // Without claims at least no table may be walked twice.
+        tables.sort_unstable();
+        let Some(pair) = tables.windows(2).find(|pair| pair[0] == pair[1]) else {
+            return Ok(());
+        };
+        let index = l1.iter().position(|entry| layout.l2_table(*entry).ok() == Some(Some(pair[0])));
+        taken(pair[0], index.unwrap_or(0))
     }
 
     async fn l2_tables(&mut self, l1: &[u64]) -> Result<()> {
         let size = self.image.layout.virtual_size;
+        let mut pace = Pace::default();
         let mut guest = 0;
         while guest < size {
             let mut batch: Vec<Slice> = Vec::new();
@@ -197,6 +217,7 @@ impl<'a> Walk<'a> {
             let words = read_pieces(self.image.file(), &pieces).await?;
             for (slice, words) in batch.iter().zip(&words) {
                 self.slice(slice, words)?;
+                pace.step(words.len() as u64).await;
             }
             self.repeats.verdict()?;
         }
@@ -215,7 +236,7 @@ impl<'a> Walk<'a> {
             if entry[0] | bitmap != 0 {
                 let at = slice.piece.offset + (index * width * 8) as u64;
                 let place = |error: Error| error.during("check an L2 table").offset(at);
-                let cluster = layout.cluster(guest, entry[0], bitmap).map_err(place)?;
+                let cluster = self.image.cluster(guest, entry[0], bitmap).map_err(place)?;
                 self.cluster(guest, cluster, (entry[0], bitmap), at).map_err(place)?;
             }
             guest += layout.cluster_size();
@@ -235,17 +256,17 @@ impl<'a> Walk<'a> {
         match cluster {
             Cluster::Unallocated | Cluster::Zero { reserved: None } => return Ok(()),
             Cluster::Zero { reserved: Some(offset) } => {
-                self.host_cluster(offset, entry, bitmap, at)?;
+                self.host_cluster((guest, offset), (entry, bitmap), at)?;
             }
             Cluster::Plain { offset } => {
                 self.allocated += visible;
-                self.host_cluster(offset, entry, bitmap, at)?;
+                self.host_cluster((guest, offset), (entry, bitmap), at)?;
             }
             Cluster::Sub { offset, data, .. } => {
                 let used = u64::from(data.count_ones()) * layout.subcluster_size();
                 self.allocated += used.min(visible);
                 if offset != 0 || data != 0 {
-                    self.host_cluster(offset, entry, bitmap, at)?;
+                    self.host_cluster((guest, offset), (entry, bitmap), at)?;
                 }
             }
             Cluster::Compressed { offset, len } => {
@@ -262,7 +283,19 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn host_cluster(&mut self, offset: u64, entry: u64, bitmap: u64, at: u64) -> Result<()> {
+    fn host_cluster(
+        &mut self,
+        (guest, offset): (u64, u64),
+        (entry, bitmap): (u64, u64),
+        at: u64,
+    ) -> Result<()> {
+        if self.image.raw_data && offset != guest {
+            let text = format!(
+                "the entry points at {offset} of the data file, which is said to be a raw image \
+                 and so has these bytes at {guest}"
+            );
+            return Err(Error::new(Kind::Corrupt, text));
+        }
         if self.image.layout.extended && entry >> 62 & 1 == 0 {
             self.plausibility.add(self.image, offset, bitmap, at);
         }
@@ -292,6 +325,8 @@ impl<'a> Walk<'a> {
         self.shared.report("shared_cluster", what, warnings);
         let what = "compressed clusters have the flag for a refcount of one";
         self.copied.report("copied_flag", what, warnings);
+        let what = "L1 entries have the flag for a refcount of one, but no table";
+        self.flags.report("l1_flag", what, warnings);
         Ok(self.claims)
     }
 }

@@ -80,7 +80,8 @@ impl Layout {
         self.cluster_size() / 32
     }
 
-    /// The L2 table that an L1 entry points at, if it does.
+    /// The L2 table that an L1 entry points at, if it does: offset 0 is none, whatever the flag
+    /// says.
     ///
     /// # Errors
     /// `Corrupt` or `Truncated`, without a place.
@@ -93,11 +94,8 @@ impl Layout {
             return fail(Kind::Corrupt, "has reserved bits set");
         }
         let offset = entry & OFFSET;
-        if entry == 0 {
-            return Ok(None);
-        }
         if offset == 0 {
-            return fail(Kind::Corrupt, "points at the header");
+            return Ok(None);
         }
         if !offset.is_multiple_of(self.cluster_size()) {
             return fail(Kind::Corrupt, "is not at a cluster boundary");
@@ -210,7 +208,12 @@ impl Layout {
 
     fn inside(&self, end: u64) -> Result<(), Problem> {
         if end > self.data_size {
-            return truncated("points past the end of the file");
+            let what = "points past the end of the external data file";
+            return truncated(if self.data_file {
+                what
+            } else {
+                "points past the end of the file"
+            });
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub(super) const MAX_OFFSET: u64 = 1 << 56;
 const MAX_BACKING_NAME: u32 = 1023;
 
 /// A table in the file, as a header or a snapshot points at it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TableRef {
     pub(super) offset: u64,
     pub(super) entries: u32,
@@ -113,6 +113,12 @@ impl Header {
             backing,
             extensions: extensions?,
         })
+    }
+
+    /// Whether the external data file can be read as a raw image, without any table.
+    pub(super) fn has_raw_data(&self) -> bool {
+        self.features.has(features::DATA_FILE)
+            && self.features.autoclear & features::RAW_DATA_FILE != 0
     }
 
     /// The bytes of a cluster.

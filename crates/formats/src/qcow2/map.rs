@@ -5,7 +5,7 @@ use super::entry::Cluster;
 use super::l2::Slice;
 use super::tables::index_of;
 use carreto_block::{ByteRange, Extent, FileId, Packed, Placement, merge_extents};
-use carreto_error::Result;
+use carreto_error::{Kind, Result};
 
 /// The image file in [`carreto_block::Source::files`].
 const IMAGE: FileId = FileId(0);
@@ -19,6 +19,9 @@ impl Qcow2 {
         let mut list = Vec::new();
         if range.is_empty() {
             return Ok(list);
+        }
+        if self.raw_data {
+            return self.map_raw(range, limit).await;
         }
         let file = self.file();
         let l1 = self.tables.l1(file).await?;
@@ -45,6 +48,39 @@ impl Qcow2 {
         Ok(list)
     }
 
+    /// Maps a data file that is a raw image by itself: the guest's bytes are where they are in
+    /// the guest, whatever the tables say (qcow2 specification, autoclear bit 1).
+    async fn map_raw(&self, range: ByteRange, limit: usize) -> Result<Vec<Extent>> {
+        let (inside, beyond) = range.split_at(self.layout.data_size);
+        let mut list = Vec::new();
+        if let Some(file) = self.files.last().filter(|_| !inside.is_empty()) {
+            for extent in file.extents(inside, limit).await? {
+                let placement = match extent.placement {
+                    Placement::Zero => Placement::Zero,
+                    _ => self.plain(extent.range.start()),
+                };
+                merge_extents(&mut list, Extent::new(extent.range, placement));
+            }
+        }
+        let covered = list.last().map_or(range.start(), |extent| extent.range.end());
+        if covered == inside.end() && !beyond.is_empty() {
+            merge_extents(&mut list, Extent::new(beyond, Placement::Zero));
+        }
+        Ok(list)
+    }
+
+    /// What an L2 entry says (see [`super::entry::Layout::cluster`]).
+    ///
+    /// # Errors
+    /// `Corrupt` or `Truncated`; what is cut is the file that the entry points into.
+    pub(super) fn cluster(&self, guest: u64, entry: u64, bitmap: u64) -> Result<Cluster> {
+        let found = self.layout.cluster(guest, entry, bitmap);
+        found.map_err(|error| match self.files.get(1) {
+            Some(data) if error.kind() == Kind::Truncated => error.path(data.name()),
+            _ => error,
+        })
+    }
+
     /// What no table says anything about.
     fn empty(&self) -> Placement {
         if self.has_backing { Placement::Absent } else { Placement::Zero }
@@ -67,7 +103,7 @@ impl Qcow2 {
                 break;
             }
             let bitmap = if width == 2 { entry[1] } else { 0 };
-            let cluster = self.layout.cluster(start, entry[0], bitmap).map_err(|error| {
+            let cluster = self.cluster(start, entry[0], bitmap).map_err(|error| {
                 let at = slice.piece.offset + (index * width * 8) as u64;
                 error.during("read an L2 table").offset(at)
             })?;

@@ -3,6 +3,8 @@
 use super::Sparse;
 use super::blocks::{ABSENT, PIECE};
 use super::header::HEADER_LEN;
+use crate::pace::Pace;
+use crate::repeats::verdict_of;
 use crate::{CheckReport, Limits, Warning};
 use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result};
@@ -20,9 +22,11 @@ pub(super) async fn run(
     limits: &Limits,
 ) -> Result<CheckReport> {
     let mut walk = Walk::new(sparse, limits);
+    let mut pace = Pace::default();
     let pieces = sparse.blocks.count().div_ceil(PIECE);
     for number in 0..pieces {
         let piece = sparse.blocks.piece(file, number).await?;
+        pace.step(piece.len() as u64).await;
         for (entry, index) in piece.iter().zip(number * PIECE..) {
             if *entry != ABSENT {
                 walk.visit(index, *entry)?;
@@ -119,6 +123,7 @@ impl<'a> Walk<'a> {
                 return Err(Error::new(Kind::Corrupt, text).offset(second));
             }
         }
+        verdict_of(shared, starts.len() as u64, blocks.range_of(0).len())?;
         if shared > 0 {
             let text = format!(
                 "{shared} entries of the block allocation table name a block that another entry \

@@ -108,9 +108,23 @@ fn by_tail(footer: Footer, lead: &Copy, data_end: u64) -> Found {
     Found { footer, data_end, warnings }
 }
 
-/// The copy holds where the footer is there but damaged. Where it is not there at all the file
+/// The copy holds where the footer is there but damaged, and only in sparse disks: the start of a
+/// fixed one is the guest's. Where it is not there at all the file
 /// has been cut, and a block may be missing with it.
 fn by_lead(footer: &Footer, lead: &Copy, tail: &Copy) -> Result<Found> {
+    if !footer.disk_type().is_ok_and(super::is_sparse) {
+        let text = "the footer is missing or damaged: what the file starts with is no copy of it, \
+                    because a fixed disk has none";
+        return Err(Error::new(Kind::Truncated, text).offset(tail.at));
+    }
+    if let Some(damaged) = tail.footer.as_ref().filter(|tail| !footer.is_same_disk(tail)) {
+        let text = format!(
+            "the footer is damaged, and its copy at the start of the file describes another disk \
+             (type {} and id {}, not {} and {})",
+            footer.disk_type, footer.unique_id, damaged.disk_type, damaged.unique_id
+        );
+        return Err(Error::new(Kind::Corrupt, text).offset(tail.at));
+    }
     if !resembles(&lead.bytes, &tail.bytes) {
         let text = "the footer is missing: the file ends before it, although its copy at the \
                     start of the file is there";

@@ -174,6 +174,23 @@ impl Footer {
         DiskType::parse(self.disk_type)
     }
 
+    /// Whether a file that has this footer behind `data_end` bytes is what the footer says: the
+    /// checksum is right, and a fixed disk is as long as the file.
+    pub(super) fn fits(&self, data_end: u64) -> bool {
+        let sizes = [self.disk_size().bytes, self.current_size, self.original_size];
+        let as_long = || sizes.contains(&data_end) || self.geometry.size() == data_end;
+        match self.disk_type() {
+            Ok(DiskType::Fixed) => self.is_sound() && as_long(),
+            Ok(_) => self.is_sound(),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether both footers are of one disk, whatever they say about it.
+    pub(super) fn is_same_disk(&self, other: &Self) -> bool {
+        self.disk_type == other.disk_type && self.unique_id == other.unique_id
+    }
+
     /// Whether both footers describe the same disk.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         self.unique_id == other.unique_id

@@ -43,7 +43,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn parse(table: &[u8; HEADER_LEN]) -> Result<Self> {
+    /// Reads the fields; the places of the parent only where there is one.
+    pub(super) fn parse(table: &[u8; HEADER_LEN], has_parent: bool) -> Result<Self> {
         if !table.starts_with(COOKIE) {
             let found = table[..8].escape_ascii();
             let text =
@@ -63,7 +64,7 @@ impl Header {
             parent_id: UniqueId(bytes(table, 40)?),
             parent_time: be32(table, 56)?,
             parent_name: utf16(&table[64..576], u16::from_be_bytes),
-            locators: locators(table)?,
+            locators: if has_parent { locators(table)? } else { Vec::new() },
         })
     }
 

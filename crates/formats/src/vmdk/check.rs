@@ -1,12 +1,20 @@
 //! The structure check: all metadata of all sparse extents, none of their payload.
 
+mod regions;
+mod seen;
+
 use super::disk::{Body, Piece};
 use super::layout::{Grain, Layout};
 use super::markers::Markers;
-use super::tables::{Copy, Run, Tables, is_damage};
+use super::tables::{Copies, Copy, Runs, Tables, is_damage, is_empty};
 use super::{SECTOR, corrupt};
+use crate::pace::Pace;
+use crate::repeats::Repeats;
 use crate::{CheckReport, Limits, Warning};
+use carreto_block::ByteRange;
 use carreto_error::{Result, ResultExt as _};
+use regions::Regions;
+use seen::{Place, Seen};
 
 /// Checks every extent, one at a time, so that memory does not grow with their number.
 pub(super) async fn disk(pieces: &[Piece], limits: &Limits) -> Result<CheckReport> {
@@ -56,10 +64,14 @@ struct Walk<'a> {
     tables: &'a Tables,
     layout: &'a Layout,
     regions: Regions,
+    /// Second copies of tables.
+    spare: Vec<ByteRange>,
+    most_spare: usize,
+    spare_full: bool,
     seen: Seen,
+    repeats: Repeats,
     markers: Markers,
-    primary: Run,
-    redundant: Run,
+    runs: Runs,
     allocated: u64,
     rescued: Oddity,
     differing: Oddity,
@@ -73,10 +85,13 @@ impl<'a> Walk<'a> {
             tables,
             layout,
             regions: Regions::new(limits.max_check_memory / 4),
+            spare: Vec::new(),
+            most_spare: usize::try_from(limits.max_check_memory / 4 / 16).unwrap_or(usize::MAX),
+            spare_full: false,
             seen: Seen::new(layout, tables.file.size(), limits.max_check_memory / 2),
+            repeats: Repeats::new(layout.capacity.div_ceil(layout.grain), layout.grain),
             markers: Markers::new(layout, tables.file.size()),
-            primary: Run::default(),
-            redundant: Run::default(),
+            runs: Runs::default(),
             allocated: 0,
             rescued: Oddity::default(),
             differing: Oddity::default(),
@@ -86,22 +101,47 @@ impl<'a> Walk<'a> {
 
     async fn run(&mut self) -> Result<()> {
         self.collect_regions().await?;
-        let mut index = self.next_used(0).await?;
+        let mut pace = Pace::default();
+        let mut index = self.tables.next_used(0, self.layout.tables).await?;
         while index < self.layout.tables {
             self.table(index).await?;
-            index = self.next_used(index + 1).await?;
+            pace.step(self.layout.per_table).await;
+            index = self.tables.next_used(index + 1, self.layout.tables).await?;
         }
+        self.spare_regions()?;
         self.markers.check(self.tables).await
     }
 
-    /// The next entry that one of the directories has a table for.
-    async fn next_used(&self, index: u64) -> Result<u64> {
-        let end = self.layout.tables;
-        let end = self.tables.next_used(Copy::Primary, index, end).await?;
-        match self.layout.redundant {
-            Some(_) => self.tables.next_used(Copy::Redundant, index, end).await,
-            None => Ok(end),
+    /// No grain may lie on the second copy of a table.
+    fn spare_regions(&self) -> Result<()> {
+        let Some(range) = self.spare.iter().find(|range| self.seen.touches(**range)) else {
+            return Ok(());
+        };
+        let text = format!("a grain lies on a redundant grain table, which is at bytes {range}");
+        Err(corrupt(text).offset(range.start()))
+    }
+
+    /// Remembers the second copy of a table, which turned out to be one.
+    async fn note_spare(&mut self, index: u64) -> Result<()> {
+        if self.layout.redundant.is_none() || self.spare.len() >= self.most_spare {
+            self.spare_full |= self.layout.redundant.is_some();
+            return Ok(());
         }
+        let Ok(Some(offset)) = self.tables.table_offset(Copy::Redundant, index).await else {
+            return Ok(());
+        };
+        let primary = self.tables.table_offset(Copy::Primary, index).await;
+        if primary.is_ok_and(|primary| primary == Some(offset)) {
+            return Ok(());
+        }
+        let end = offset + self.layout.table_len();
+        match self.spare.last_mut() {
+            Some(last) if last.end() == offset => {
+                *last = ByteRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => self.spare.extend(ByteRange::new(offset, end)),
+        }
+        Ok(())
     }
 
     /// Notes where header, directories and primary tables are; none may overlap another.
@@ -116,83 +156,66 @@ impl<'a> Walk<'a> {
         if let Some(redundant) = layout.redundant {
             self.regions.add(redundant, directory_len)?;
         }
-        let mut index = self.tables.next_used(Copy::Primary, 0, layout.tables).await?;
+        let mut pace = Pace::default();
+        // Redundant tables may be wrong, but walking one of them a million times is no help.
+        let mut copies = Repeats::new(layout.tables, layout.table_len());
+        let mut index = self.tables.next_used(0, layout.tables).await?;
         while index < layout.tables {
+            if layout.redundant.is_some()
+                && let Ok(Some(offset)) = self.tables.table_offset(Copy::Redundant, index).await
+            {
+                copies.add(offset);
+            }
             match self.tables.table_offset(Copy::Primary, index).await {
                 Ok(Some(offset)) => self.regions.add(offset, layout.table_len())?,
                 Ok(None) => {}
                 Err(error) if is_damage(&error) && layout.redundant.is_some() => {}
                 Err(error) => return Err(error),
             }
-            index = self.tables.next_used(Copy::Primary, index + 1, layout.tables).await?;
+            pace.step(4).await;
+            index = self.tables.next_used(index + 1, layout.tables).await?;
         }
+        copies.verdict()?;
         self.regions.sort()
     }
 
     async fn table(&mut self, index: u64) -> Result<()> {
         let start = index.saturating_mul(self.layout.span());
-        let primary = self.primary(index).await;
-        let damage = match &primary {
-            Ok(Some(table)) => self.tables.validate(index, table).err(),
-            _ => None,
-        };
-        let table = match (primary, damage) {
-            (Ok(table), None) => {
-                self.compare_copies(index, start, table.as_deref()).await?;
-                table
-            }
-            (Err(error), _) if !is_damage(&error) => return Err(error),
-            (Err(error), _) | (_, Some(error)) => {
-                let rescued = self.tables.rescued(index).await?.ok_or(error)?;
+        let mut runs = std::mem::take(&mut self.runs);
+        let mut spare = false;
+        let picked = self.tables.pick(&mut runs, index).await?;
+        match picked.copies {
+            Copies::Same if picked.table.is_none() => {}
+            Copies::Same => spare = true,
+            Copies::Differ => self.differing.note(start),
+            Copies::Rescued => {
                 self.rescued.note(start);
-                Some(rescued)
-            }
-        };
-        match table {
-            Some(table) => self.entries(index, &table),
-            None => Ok(()),
-        }
-    }
-
-    async fn primary(&mut self, index: u64) -> Result<Option<Vec<u8>>> {
-        if self.primary.table(index).is_none() {
-            self.primary = self.tables.run(Copy::Primary, index).await?;
-        }
-        Ok(self.primary.table(index).map(<[u8]>::to_vec))
-    }
-
-    /// The two copies must say the same; the primary one counts.
-    async fn compare_copies(&mut self, index: u64, start: u64, table: Option<&[u8]>) -> Result<()> {
-        if self.layout.redundant.is_none() {
-            return Ok(());
-        }
-        if self.redundant.table(index).is_none() {
-            match self.tables.run(Copy::Redundant, index).await {
-                Ok(run) => self.redundant = run,
-                Err(error) if is_damage(&error) => {
-                    self.redundant = Run::default();
-                    self.differing.note(start);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+                spare = true;
             }
         }
-        let other = self.redundant.table(index);
-        let empty = |table: Option<&[u8]>| table.is_none_or(|t| t.iter().all(|byte| *byte == 0));
-        if other != table && !(empty(other) && empty(table)) {
-            self.differing.note(start);
+        if let Some(table) = picked.table.filter(|table| !is_empty(table)) {
+            self.entries(index, table)?;
+            self.repeats.verdict()?;
         }
+        if spare {
+            self.note_spare(index).await?;
+        }
+        self.runs = runs;
         Ok(())
     }
 
     fn entries(&mut self, index: u64, table: &[u8]) -> Result<()> {
+        let packed = self.layout.codec.is_some();
         for slot in 0..self.layout.used_entries(index) {
             let Grain::At(offset) = self.tables.grain(index, table, slot)? else {
                 continue;
             };
             let start = index * self.layout.span() + slot * self.layout.grain;
             let needed = self.layout.needed(start);
-            let len = if self.layout.codec.is_some() { SECTOR } else { needed };
+            let len = if packed { SECTOR } else { needed };
+            // A last grain of less is stored whole, unless the file ends before.
+            let rest = self.tables.file.size().saturating_sub(offset);
+            let stored = if packed { SECTOR } else { self.layout.grain.min(rest) };
             if let Some(region) = self.regions.overlapping(offset, len) {
                 let text = format!(
                     "entry {slot} of grain table {index} (guest byte {start}) names a grain at \
@@ -200,9 +223,20 @@ impl<'a> Walk<'a> {
                 );
                 return Err(corrupt(text).offset(offset));
             }
-            if self.seen.mark(offset) {
-                self.shared.note(start);
+            let marked = self.layout.codec.is_some_and(|codec| codec.markers);
+            match self.seen.mark(offset, stored) {
+                Place::Free => {}
+                Place::Shared if !marked => self.shared.note(start),
+                place => {
+                    let what = if place == Place::Shared { "is" } else { "overlaps" };
+                    let text = format!(
+                        "entry {slot} of grain table {index} (guest byte {start}) names a grain \
+                         at byte {offset}, which {what} another one's"
+                    );
+                    return Err(corrupt(text).offset(offset));
+                }
             }
+            self.repeats.add(offset);
             self.markers.note(offset, start);
             self.allocated = self.allocated.saturating_add(needed);
         }
@@ -210,112 +244,20 @@ impl<'a> Walk<'a> {
     }
 
     fn report(&self, list: &mut Vec<Warning>) {
-        let what = "grain tables are damaged and were read from the redundant copy";
+        let what = "grain tables are damaged or lost and were read from the redundant copy";
         self.rescued.report("grain_table_rescued", what, list);
         let what = "grain tables differ from their redundant copy";
         self.differing.report("redundant_differs", what, list);
         let what = "grains are used by several table entries";
         self.shared.report("shared_grain", what, list);
-        if self.regions.full || self.seen.bits.is_none() {
+        if self.regions.full || self.spare_full || !self.seen.is_complete() {
             let text = "the image is too large to look for all overlaps";
             list.push(Warning::new("overlaps_not_checked", text));
         }
-    }
-}
-
-/// The byte ranges of metadata, merged where they touch.
-struct Regions {
-    list: Vec<(u64, u64)>,
-    most: usize,
-    /// Whether there were more than memory allows.
-    full: bool,
-}
-
-impl Regions {
-    fn new(memory: u64) -> Self {
-        Self {
-            list: Vec::new(),
-            most: usize::try_from(memory / 16).unwrap_or(usize::MAX).max(16),
-            full: false,
+        if self.markers.limited() {
+            let text = "the image is too large to check the marker of every grain beforehand: \
+                        only the last one was, the others are when they are read";
+            list.push(Warning::new("markers_not_checked", text));
         }
-    }
-
-    fn add(&mut self, start: u64, len: u64) -> Result<()> {
-        let end = start.saturating_add(len);
-        if let Some(last) = self.list.last_mut()
-            && last.1 == start
-        {
-            last.1 = end;
-            return Ok(());
-        }
-        if self.list.len() == self.most {
-            self.sort()?;
-            self.full = self.list.len() == self.most;
-        }
-        if !self.full {
-            self.list.push((start, end));
-        }
-        Ok(())
-    }
-
-    /// Sorts and merges.
-    ///
-    /// # Errors
-    /// `Corrupt` when two overlap: then a table would be two tables.
-    fn sort(&mut self) -> Result<()> {
-        self.list.sort_unstable();
-        let mut merged: Vec<(u64, u64)> = Vec::new();
-        for (start, end) in self.list.drain(..) {
-            match merged.last_mut() {
-                Some(last) if start < last.1 => {
-                    let text = format!("two pieces of metadata overlap at byte {start}");
-                    return Err(corrupt(text).offset(start));
-                }
-                Some(last) if start == last.1 => last.1 = end,
-                _ => merged.push((start, end)),
-            }
-        }
-        self.list = merged;
-        Ok(())
-    }
-
-    /// The start of the region that `len` bytes at `start` touch.
-    fn overlapping(&self, start: u64, len: u64) -> Option<u64> {
-        let next = self.list.partition_point(|region| region.1 <= start);
-        let region = self.list.get(next)?;
-        (region.0 < start.saturating_add(len)).then_some(region.0)
-    }
-}
-
-/// Which grains were seen: a bit for each place where one can start. Two plain grains that start
-/// within the same grain-sized block of the file overlap; compressed grains start at sectors.
-struct Seen {
-    bits: Option<Vec<u64>>,
-    unit: u64,
-}
-
-impl Seen {
-    fn new(layout: &Layout, file_size: u64, memory: u64) -> Self {
-        let unit = if layout.codec.is_some() { SECTOR } else { layout.grain };
-        let words = (file_size / unit / 64).saturating_add(1);
-        let bits = (words.saturating_mul(8) <= memory)
-            .then(|| usize::try_from(words).ok())
-            .flatten()
-            .map(|words| vec![0; words]);
-        Self { bits, unit }
-    }
-
-    /// Marks a grain; true when another one was marked there.
-    fn mark(&mut self, offset: u64) -> bool {
-        let Some(bits) = &mut self.bits else {
-            return false;
-        };
-        let at = offset / self.unit;
-        let word = usize::try_from(at / 64).ok().and_then(|at| bits.get_mut(at));
-        let Some(word) = word else { return false };
-        let bit = 1 << (at % 64);
-        let seen = *word & bit != 0;
-        *word |= bit;
-        seen
     }
 }

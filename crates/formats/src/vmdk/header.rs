@@ -13,6 +13,9 @@ const AT_END: u64 = u64::MAX;
 /// The longest embedded or separate descriptor that is read, in bytes.
 pub(super) const MAX_DESCRIPTOR: u64 = 1 << 20;
 
+/// Entries in a grain table.
+const PER_TABLE: u32 = 512;
+
 const NEWLINE_TEST: u32 = 1;
 const REDUNDANT: u32 = 1 << 1;
 const ZERO_ENTRIES: u32 = 1 << 2;
@@ -132,6 +135,12 @@ impl Header {
             );
             return Err(Error::new(Kind::Limit, text).offset(20));
         }
+        // K has no other number, and no writer is known to use one. Tiny tables would make a
+        // directory of millions out of nothing.
+        if self.per_table != PER_TABLE {
+            let text = format!("numGTEsPerGT is {}, only {PER_TABLE} is read", self.per_table);
+            return Err(Error::new(Kind::Unsupported, text).offset(44));
+        }
         Ok(())
     }
 
@@ -180,6 +189,11 @@ impl Header {
             (h.capacity, h.grain, h.per_table, h.compression, flags)
         };
         shape(self) == shape(footer)
+    }
+
+    /// Whether both name the same grain directory.
+    pub(super) fn same_directory(&self, other: &Self) -> bool {
+        self.directory == other.directory
     }
 
     /// Where the embedded descriptor is, in bytes; `None` when there is none.

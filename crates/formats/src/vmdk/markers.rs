@@ -21,15 +21,26 @@ const WINDOW: u64 = 1 << 20;
 pub(super) struct Markers {
     /// Where each grain is, and the guest byte it must claim. `None` when it is not cheap.
     list: Option<Vec<(u64, u64)>>,
+    /// The same of the last grain in the file.
+    last: Option<(u64, u64)>,
+    marked: bool,
 }
 
 impl Markers {
     pub(super) fn new(layout: &Layout, file_size: u64) -> Self {
         let marked = layout.codec.is_some_and(|codec| codec.markers);
-        Self { list: (marked && file_size <= MAX_FILE).then(Vec::new) }
+        Self { list: (marked && file_size <= MAX_FILE).then(Vec::new), last: None, marked }
+    }
+
+    /// Whether there are more grains than are checked.
+    pub(super) fn limited(&self) -> bool {
+        self.list.is_none() && self.last.is_some()
     }
 
     pub(super) fn note(&mut self, offset: u64, start: u64) {
+        if self.marked {
+            self.last = self.last.max(Some((offset, start)));
+        }
         if let Some(list) = &mut self.list {
             if list.len() < MAX_GRAINS {
                 list.push((offset, start));
@@ -40,9 +51,10 @@ impl Markers {
     }
 
     /// Reads the markers in the order of the file.
-    pub(super) async fn check(&mut self, tables: &Tables) -> Result<()> {
-        let Some(mut list) = self.list.take() else {
-            return Ok(());
+    pub(super) async fn check(&self, tables: &Tables) -> Result<()> {
+        let mut list = match &self.list {
+            Some(list) => list.clone(),
+            None => self.last.into_iter().collect(),
         };
         list.sort_unstable();
         let size = tables.file.size();

@@ -4,44 +4,38 @@
 //! outside the descriptor's own directory is ever asked for.
 
 use carreto_error::{Error, Kind, Result};
+use encoding_rs::{BIG5, EUC_KR, Encoding, GBK, SHIFT_JIS, UTF_8};
 
-/// What the bytes 0x80 to 0x9f stand for in windows-1252; 0 where they stand for nothing.
-const WINDOWS_1252: [u16; 32] = [
-    0x20ac, 0, 0x201a, 0x0192, 0x201e, 0x2026, 0x2020, 0x2021, 0x02c6, 0x2030, 0x0160, 0x2039,
-    0x0152, 0, 0x017d, 0, 0, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x02dc,
-    0x2122, 0x0161, 0x203a, 0x0153, 0, 0x017e, 0x0178,
-];
-
-/// The text of a name whose descriptor says `encoding=`.
+/// The text of a name whose descriptor says `encoding=`. Encodings go by the labels of the WHATWG
+/// Encoding Standard and by the numbers of Windows code pages.
 ///
 /// # Errors
-/// `Unsupported` for names beyond ASCII in an encoding that is not read.
+/// `Unsupported` for names beyond ASCII in an encoding that is not read, or not in theirs.
 pub(super) fn decode(name: &[u8], encoding: Option<&str>) -> Result<String> {
     if name.is_ascii() {
         return Ok(String::from_utf8_lossy(name).into_owned());
     }
-    let lower = encoding.unwrap_or("utf-8").to_ascii_lowercase();
-    let text = match lower.as_str() {
-        "windows-1252" | "cp1252" => name.iter().map(|byte| western(*byte)).collect(),
-        "iso-8859-1" | "latin1" => Some(name.iter().map(|byte| char::from(*byte)).collect()),
-        _ => std::str::from_utf8(name).ok().map(ToOwned::to_owned),
-    };
-    text.ok_or_else(|| {
+    let label = encoding.unwrap_or("utf-8");
+    let text = encoding_of(label).decode_without_bom_handling_and_without_replacement(name);
+    // Bytes that stand for nothing come out as control characters of the second row.
+    let text = text.filter(|text| !text.chars().any(|c| matches!(c, '\u{80}'..='\u{9f}')));
+    text.map(Into::into).ok_or_else(|| {
         let shown = String::from_utf8_lossy(name);
-        let text = format!("the file name {shown:?} cannot be read as {lower}");
+        let text = format!("the file name {shown:?} cannot be read as {label}");
         Error::new(Kind::Unsupported, text).remedied_by(
             "rename the file and change the descriptor to a name of plain ASCII letters",
         )
     })
 }
 
-fn western(byte: u8) -> Option<char> {
-    match byte {
-        0x80..=0x9f => match WINDOWS_1252[usize::from(byte - 0x80)] {
-            0 => None,
-            code => char::from_u32(u32::from(code)),
-        },
-        _ => Some(char::from(byte)),
+/// The encoding of this label; UTF-8, which is strict, when the label is not known.
+fn encoding_of(label: &str) -> &'static Encoding {
+    match label.to_ascii_lowercase().as_str() {
+        "cp932" => SHIFT_JIS,
+        "cp936" | "ms936" => GBK,
+        "cp949" | "ms949" => EUC_KR,
+        "cp950" | "ms950" => BIG5,
+        _ => Encoding::for_label(label.as_bytes()).unwrap_or(UTF_8),
     }
 }
 
@@ -62,14 +56,9 @@ pub(super) fn not_plain(name: &str) -> Option<&'static str> {
     None
 }
 
-/// The last part of a path of any system.
-pub(super) fn basename(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{basename, decode, not_plain};
+    use super::{decode, not_plain};
     use carreto_error::Kind;
 
     #[test]
@@ -78,8 +67,15 @@ mod tests {
         assert_eq!(decode(b"\x80\xe9.vmdk", Some("windows-1252")).unwrap(), "€é.vmdk");
         assert_eq!(decode("é.vmdk".as_bytes(), Some("UTF-8")).unwrap(), "é.vmdk");
         assert_eq!(decode("é.vmdk".as_bytes(), None).unwrap(), "é.vmdk");
-        let error = decode(b"\x83\x65.vmdk", Some("Shift_JIS")).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
+        assert_eq!(decode(b"\x83\x65\x83\x58.vmdk", Some("Shift_JIS")).unwrap(), "テス.vmdk");
+        assert_eq!(decode(b"\x95\x5c.vmdk", Some("cp932")).unwrap(), "表.vmdk");
+        assert_eq!(decode(b"\xb4\xc5\xc5\xcc.vmdk", Some("GBK")).unwrap(), "磁盘.vmdk");
+        assert_eq!(decode(b"\xba\xcf.vmdk", Some("gb18030")).unwrap(), "合.vmdk");
+        let bad =
+            [("Shift_JIS", b"\x83.vmdk".as_slice()), ("UTF-8", b"\xe9"), ("martian", b"\xe9")];
+        for (label, name) in bad {
+            assert_eq!(decode(name, Some(label)).unwrap_err().kind(), Kind::Unsupported, "{label}");
+        }
         assert_eq!(decode(b"\x81", Some("windows-1252")).unwrap_err().kind(), Kind::Unsupported);
     }
 
@@ -89,7 +85,5 @@ mod tests {
             assert!(not_plain(bad).is_some(), "{bad:?}");
         }
         assert_eq!(not_plain("disk-s001.vmdk"), None);
-        assert_eq!(basename("C:\\VMs\\base.vmdk"), "base.vmdk");
-        assert_eq!(basename("/vmfs/volumes/x/base.vmdk"), "base.vmdk");
     }
 }

@@ -10,10 +10,11 @@ use super::policy::{MAX_FILES, lone_part, refuse_access, refuse_kind, too_many_f
 use super::reading::{Magic, cowd_layout, head, head_of, hosted_layout, sparse_layout};
 use super::sparse::Sparse;
 use super::tables::Tables;
-use super::{SECTOR, corrupt, inside, names, sectors_to_bytes};
+use super::{SECTOR, corrupt, inside, sectors_to_bytes};
+use crate::names::{base_name, path_here};
 use crate::{BackingInfo, Chained, Format, Image, ImageInfo, OpenOptions, Warning};
 use carreto_block::{FileId, OpenGate, OpenRequest, ReferenceRole, Source, SourceExt as _};
-use carreto_error::{Error, Kind, Result, ResultExt as _};
+use carreto_error::{Class, Error, Kind, Result, ResultExt as _};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -231,34 +232,45 @@ impl Opening<'_> {
 
     /// Opens the parent that the descriptor names, if it names one.
     async fn parent(&self, descriptor: &Descriptor) -> Result<Option<Parent>> {
-        let Some((cid, name)) = descriptor.parent()? else {
+        let Some((cid, hint)) = descriptor.parent()? else {
             return Ok(None);
         };
-        let (file, gate) = self.open_parent(&name).await?;
-        let options = self.options.for_reference(Format::Vmdk);
-        let opened = Box::pin(open(file, &options, &gate)).await?;
-        if opened.cid != Some(cid) {
-            let found = opened.cid.map_or("none".to_owned(), |cid| format!("{cid:08x}"));
-            let text = format!(
-                "the parent {name:?} has the CID {found}, expected {cid:08x}: it was changed \
-                 after the child was made, or is another disk"
-            );
-            return Err(corrupt(text));
+        let mut failures = Failures::default();
+        for name in candidates(&hint) {
+            let request = self.request(&name, ReferenceRole::Parent);
+            let (file, gate) = match self.gate.open(request).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    failures.unopened(error)?;
+                    continue;
+                }
+            };
+            match self.open_parent(file, &gate, &name, cid).await {
+                Ok(image) => return Ok(Some(Parent { name: hint, cid, image })),
+                Err(error) => failures.unfit(error)?,
+            }
         }
-        let image = opened.image;
-        Ok(Some(Parent { name, cid, image }))
+        Err(failures.verdict(&hint))
     }
 
-    /// The parent lies beside the child more often than where the hint says.
-    async fn open_parent(&self, name: &str) -> Result<(Arc<dyn Source>, OpenGate)> {
-        let beside = names::basename(name);
-        let first = self.gate.open(self.request(beside, ReferenceRole::Parent)).await;
-        match first {
-            Err(error) if beside != name && error.kind() == Kind::NotFound => {
-                self.gate.open(self.request(name, ReferenceRole::Parent)).await
-            }
-            other => other,
+    async fn open_parent(
+        &self,
+        file: Arc<dyn Source>,
+        gate: &OpenGate,
+        name: &str,
+        cid: u32,
+    ) -> Result<Arc<dyn Image>> {
+        let options = self.options.for_reference(Format::Vmdk);
+        let opened = Box::pin(open(file, &options, gate)).await?;
+        if opened.cid == Some(cid) {
+            return Ok(opened.image);
         }
+        let found = opened.cid.map_or("none".to_owned(), |cid| format!("{cid:08x}"));
+        let text = format!(
+            "the parent {name:?} has the CID {found}, expected {cid:08x}: it was changed \
+             after the child was made, or is another disk"
+        );
+        Err(corrupt(text))
     }
 
     fn finish(
@@ -311,6 +323,64 @@ impl Opening<'_> {
         };
         let cid = descriptor.cid;
         Ok(Opened { image, cid })
+    }
+}
+
+/// Where the parent may be: beside the child more often than where the hint says.
+fn candidates(hint: &str) -> Vec<String> {
+    let mut list: Vec<String> = base_name(hint).into_iter().collect();
+    list.extend(path_here(hint).filter(|path| !list.contains(path)));
+    if list.is_empty() {
+        list.push(hint.to_owned());
+    }
+    list
+}
+
+/// Why no candidate is the parent. What is wrong with a file that was found says more than that
+/// another was not found, and that more than that a third is not allowed.
+#[derive(Debug, Default)]
+struct Failures {
+    unfit: Option<Error>,
+    missing: Option<Error>,
+    refused: Option<Error>,
+}
+
+impl Failures {
+    /// Notes that a candidate cannot be opened.
+    ///
+    /// # Errors
+    /// `error`, unless the next candidate may do better.
+    fn unopened(&mut self, error: Error) -> Result<()> {
+        let place = match error.kind() {
+            Kind::NotFound => &mut self.missing,
+            Kind::Unsafe => &mut self.refused,
+            _ => return Err(error),
+        };
+        place.get_or_insert(error);
+        Ok(())
+    }
+
+    /// Notes that a candidate is not the parent, or is a damaged one.
+    ///
+    /// # Errors
+    /// `error`, unless it is about the candidate.
+    fn unfit(&mut self, error: Error) -> Result<()> {
+        if matches!(error.class(), Class::ImageMetadataUnavailable)
+            || error.kind() == Kind::NotFound
+        {
+            self.unfit.get_or_insert(error);
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    fn verdict(self, hint: &str) -> Error {
+        let first = self.unfit.or(self.missing).or(self.refused);
+        let text = format!("the parent {hint:?} cannot be opened");
+        match first {
+            Some(error) => error.wrap(text),
+            None => Error::new(Kind::NotFound, text),
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) async fn hosted_layout(
     warnings.extend(header.warnings());
     if header.directory_at_end() {
         header = stream::find_directory(file, &header, &options.limits, warnings).await?;
+    } else if header.compressed() {
+        stream::check_footer(file, &header, &options.limits).await?;
     }
     header.layout(file.size(), warnings)
 }

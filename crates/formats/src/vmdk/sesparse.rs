@@ -91,6 +91,7 @@ fn shape(header: &[u8], file_size: u64, limits: &Limits) -> Result<Layout> {
     inside("the grain directory", directory, tables * 8, file_size)?;
     let (tables_at, tables_len) = region(header, 144, "grain tables", file_size)?;
     let (grains, grains_len) = region(header, 192, "grains", file_size)?;
+    check_apart(header, (grains, grains_len))?;
     Ok(Layout {
         entries: Entries::SeSparse {
             tables: tables_at,
@@ -108,4 +109,30 @@ fn shape(header: &[u8], file_size: u64, limits: &Limits) -> Result<Layout> {
         codec: None,
         header_len: SECTOR,
     })
+}
+
+/// No grain may lie on metadata, whatever the tables say.
+fn check_apart(header: &[u8], (grains, len): (u64, u64)) -> Result<()> {
+    const REGIONS: [(usize, &str); 7] = [
+        (80, "volatile header"),
+        (96, "journal header"),
+        (112, "journal"),
+        (128, "grain directory"),
+        (144, "grain tables"),
+        (160, "free bitmap"),
+        (176, "backmap"),
+    ];
+    for (field, name) in REGIONS {
+        let (sector, sectors) = (le64(header, field)?, le64(header, field + 8)?);
+        let start = sector.saturating_mul(SECTOR);
+        let end = start.saturating_add(sectors.saturating_mul(SECTOR));
+        if start < end && start < grains.saturating_add(len) && grains < end {
+            let text = format!(
+                "seSparse: the {name} at bytes {start} to {end} overlaps the grains, which are \
+                 {len} bytes at byte {grains}"
+            );
+            return Err(corrupt(text).offset(field as u64));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::SECTOR;
 use super::cache::Table;
 use super::codec::{Bare, Marked, Tag};
 use super::layout::Grain;
-use super::tables::{Copy, Tables};
+use super::tables::Tables;
 use carreto_block::{ByteRange, Extent, FileId, Packed, Placement, merge_extents};
 use carreto_error::{Error, Kind, Result};
 
@@ -56,7 +56,7 @@ impl Sparse {
         while !todo.is_empty() && !answer.is_full() {
             let index = todo.start() / span;
             let end = todo.end().div_ceil(span);
-            let used = self.tables.next_used(Copy::Primary, index, end).await?;
+            let used = self.tables.next_used(index, end).await?;
             let (empty, rest) = todo.split_at(used.saturating_mul(span));
             answer.push(empty, answer.absent)?;
             if rest.is_empty() {

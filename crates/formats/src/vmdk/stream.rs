@@ -16,6 +16,8 @@ use carreto_error::{Error, Kind, Result};
 
 /// How far from the end of a padded file the footer is looked for.
 const TAIL: u64 = 1 << 20;
+/// The same where nothing is needed from it.
+const SHORT_TAIL: u64 = 64 << 10;
 /// The largest file whose markers are walked, because that reads about all of it.
 const MAX_WALK: u64 = 2 << 30;
 /// Bytes read at a time on the walk.
@@ -32,9 +34,7 @@ pub(super) async fn find_directory(
     limits: &Limits,
     warnings: &mut Vec<Warning>,
 ) -> Result<Header> {
-    let tail_len = file.size().min(TAIL) / SECTOR * SECTOR;
-    let tail_at = file.size() / SECTOR * SECTOR - tail_len;
-    let tail = file.read_vec(tail_at, usize::try_from(tail_len).unwrap_or(usize::MAX)).await?;
+    let tail = tail_of(file, TAIL).await?;
     if let Some(footer) = footer_in(&tail) {
         return take_footer(header, footer, file.size(), limits);
     }
@@ -54,6 +54,31 @@ pub(super) async fn find_directory(
     let text = "the stream has no footer, its grain directory was found by its marker";
     warnings.push(Warning::new("footer_missing", text).offset(walk.at));
     Ok(header.with_directory(directory / SECTOR))
+}
+
+/// Checks that a footer, where a stream whose header names the directory has one, says the same:
+/// readers that begin at the end would see another disk.
+pub(super) async fn check_footer(
+    file: &dyn Source,
+    header: &Header,
+    limits: &Limits,
+) -> Result<()> {
+    let tail = tail_of(file, SHORT_TAIL).await?;
+    let Some(footer) = footer_in(&tail) else {
+        return Ok(());
+    };
+    let footer = take_footer(header, footer, file.size(), limits)?;
+    if !header.same_directory(&footer) {
+        return Err(corrupt("header and footer name two grain directories").offset(56));
+    }
+    Ok(())
+}
+
+/// About the last `len` bytes of the file, as whole sectors.
+async fn tail_of(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
+    let len = file.size().min(len) / SECTOR * SECTOR;
+    let at = file.size() / SECTOR * SECTOR - len;
+    file.read_vec(at, usize::try_from(len).unwrap_or(usize::MAX)).await
 }
 
 fn no_directory(at: u64) -> Error {

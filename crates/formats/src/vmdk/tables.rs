@@ -33,25 +33,52 @@ pub(super) struct Tables {
 
 /// Adjacent grain tables that were read in one go.
 #[derive(Debug, Default)]
-pub(super) struct Run {
+struct Run {
     /// The directory entry of the first one.
-    pub(super) first: u64,
+    first: u64,
     bytes: Vec<u8>,
     table_len: usize,
 }
 
 impl Run {
     /// The table of directory entry `index`, if it is among them.
-    pub(super) fn table(&self, index: u64) -> Option<&[u8]> {
+    fn table(&self, index: u64) -> Option<&[u8]> {
         let nth = usize::try_from(index.checked_sub(self.first)?).ok()?;
         let start = nth.checked_mul(self.table_len)?;
         self.bytes.get(start..start.checked_add(self.table_len)?).filter(|table| !table.is_empty())
     }
 
+    /// The directory entries whose tables these are.
     fn indices(&self) -> impl Iterator<Item = u64> + use<> {
         let count = self.bytes.len().checked_div(self.table_len).unwrap_or(0);
         self.first..self.first + count as u64
     }
+}
+
+/// The tables of both copies that were read last.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    primary: Run,
+    redundant: Run,
+}
+
+/// How the two copies of a table compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copies {
+    /// They say the same, or there is only one.
+    Same,
+    /// They do not, and the primary one counts.
+    Differ,
+    /// The redundant one counts.
+    Rescued,
+}
+
+/// The copy of a table that counts.
+#[derive(Debug)]
+pub(super) struct Picked<'r> {
+    /// `None` when there is no table.
+    pub(super) table: Option<&'r [u8]>,
+    pub(super) copies: Copies,
 }
 
 impl Tables {
@@ -118,15 +145,20 @@ impl Tables {
         })
     }
 
-    /// The first entry of a directory from `index` on, below `end`, that has a table; `end` if
-    /// none.
-    pub(super) async fn next_used(&self, copy: Copy, mut index: u64, end: u64) -> Result<u64> {
+    /// The first entry from `index` on, below `end`, that one of the directories has a table
+    /// for; `end` if none.
+    pub(super) async fn next_used(&self, mut index: u64, end: u64) -> Result<u64> {
         while index < end {
-            let page = self.page(copy, index).await?;
+            let primary = self.page(Copy::Primary, index).await?;
+            let redundant = match self.layout.redundant {
+                Some(_) => Some(self.page(Copy::Redundant, index).await?),
+                None => None,
+            };
             let stop = (index - index % self.per_page() + self.per_page()).min(end);
             while index < stop {
                 let slot = usize::try_from(index % self.per_page()).unwrap_or(usize::MAX);
-                if self.layout.raw(&page.bytes, slot)? != 0 {
+                let used = |page: &Table| self.layout.raw(&page.bytes, slot).map(|raw| raw != 0);
+                if used(&primary)? || redundant.as_deref().map_or(Ok(false), used)? {
                     return Ok(index);
                 }
                 index += 1;
@@ -137,7 +169,7 @@ impl Tables {
 
     /// Reads the grain table of directory entry `index` and those after it that lie directly
     /// behind it in the file. An empty run when the entry has none.
-    pub(super) async fn run(&self, copy: Copy, index: u64) -> Result<Run> {
+    async fn run(&self, copy: Copy, index: u64) -> Result<Run> {
         let page = self.page(copy, index).await?;
         let Some(offset) = self.offset_in(&page, copy, index)? else {
             return Ok(Run::default());
@@ -160,64 +192,96 @@ impl Tables {
         Ok(Run { first: index, bytes, table_len: usize::try_from(len).unwrap_or(usize::MAX) })
     }
 
-    /// The grain table of directory entry `index`, or `None` when it has none. Where the primary
-    /// copy is damaged and the redundant one is not, that is the redundant one.
+    /// The grain table of directory entry `index` that counts (see [`Self::pick`]), or `None`
+    /// when there is none.
     pub(super) async fn table(&self, index: u64) -> Result<Option<Arc<Table>>> {
-        let key = self.key(Part::Table(index));
-        if let Some(table) = self.cache.get(key) {
+        if let Some(table) = self.cache.get(self.key(Part::Table(index))) {
             return Ok(Some(table));
         }
-        let primary = self.run(Copy::Primary, index).await;
-        let damage = match &primary {
-            Ok(run) if self.layout.redundant.is_some() => {
-                run.table(index).and_then(|table| self.validate(index, table).err())
-            }
-            Ok(_) => None,
-            Err(error) if is_damage(error) => None,
-            Err(_) => return primary.map(|_| None),
-        };
-        if (damage.is_some() || primary.is_err())
-            && let Some(table) = self.rescued(index).await?
-        {
-            return Ok(Some(self.cache.put(key, self.table_of(index, &table))));
-        }
-        Ok(self.keep(&primary?, index))
-    }
-
-    /// Puts the tables of `run` into the cache: all that are sound, and `index` in any case.
-    fn keep(&self, run: &Run, index: u64) -> Option<Arc<Table>> {
-        let mut wanted = None;
-        for at in run.indices() {
-            let Some(table) = run.table(at) else { continue };
-            let key = self.key(Part::Table(at));
-            if at == index {
-                wanted = Some(self.cache.put(key, self.table_of(at, table)));
-            } else if self.layout.redundant.is_none() || self.validate(at, table).is_ok() {
-                self.cache.put(key, self.table_of(at, table));
+        let mut runs = Runs::default();
+        let wanted = self.pick(&mut runs, index).await?.table.map(|table| self.keep(index, table));
+        // The neighbours that were read with it. What is wrong with them is said when they are
+        // asked for.
+        for at in runs.primary.indices().skip(1) {
+            match self.pick(&mut runs, at).await {
+                Ok(Picked { table: Some(table), .. }) => drop(self.keep(at, table)),
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error),
             }
         }
-        wanted
+        Ok(wanted)
     }
 
-    fn table_of(&self, index: u64, bytes: &[u8]) -> Table {
-        Table { bytes: bytes.to_vec(), bounds: self.bounds(index, bytes) }
+    fn keep(&self, index: u64, bytes: &[u8]) -> Arc<Table> {
+        let table = Table { bytes: bytes.to_vec(), bounds: self.bounds(index, bytes) };
+        self.cache.put(self.key(Part::Table(index)), table)
     }
 
-    /// The redundant copy of a table, if there is one and it is sound.
-    pub(super) async fn rescued(&self, index: u64) -> Result<Option<Vec<u8>>> {
+    /// The grain table of directory entry `index` that counts. That is the primary copy, unless
+    /// it is damaged or has lost entries and the redundant copy is sound and has them.
+    ///
+    /// # Errors
+    /// What is wrong with the primary copy when the redundant one does not help; what reading
+    /// meets.
+    pub(super) async fn pick<'r>(&self, runs: &'r mut Runs, index: u64) -> Result<Picked<'r>> {
+        let mut damage = None;
+        if runs.primary.table(index).is_none() {
+            runs.primary = match self.run(Copy::Primary, index).await {
+                Err(error) if is_damage(&error) && self.layout.redundant.is_some() => {
+                    damage = Some(error);
+                    Run::default()
+                }
+                run => run?,
+            };
+        }
+        let primary = runs.primary.table(index);
         if self.layout.redundant.is_none() {
-            return Ok(None);
+            return Ok(Picked { table: primary, copies: Copies::Same });
         }
-        let run = match self.run(Copy::Redundant, index).await {
-            Err(error) if is_damage(&error) => return Ok(None),
-            run => run?,
+        let mut unreadable = false;
+        if runs.redundant.table(index).is_none() {
+            runs.redundant = match self.run(Copy::Redundant, index).await {
+                Err(error) if is_damage(&error) => {
+                    unreadable = true;
+                    Run::default()
+                }
+                run => run?,
+            };
+        }
+        let redundant = runs.redundant.table(index);
+        let damage = damage.or_else(|| primary.and_then(|table| self.validate(index, table).err()));
+        let rescue = redundant
+            .filter(|table| !is_empty(table) && self.validate(index, table).is_ok())
+            .filter(|table| damage.is_some() || self.has_more(table, primary));
+        match (rescue, damage) {
+            (Some(_), _) => Ok(Picked { table: rescue, copies: Copies::Rescued }),
+            (None, Some(error)) => Err(error),
+            (None, None) => {
+                let empty = |table: Option<&[u8]>| table.is_none_or(is_empty);
+                let same = redundant == primary || (empty(redundant) && empty(primary));
+                let copies = if same && !unreadable { Copies::Same } else { Copies::Differ };
+                Ok(Picked { table: primary, copies })
+            }
+        }
+    }
+
+    /// Whether `redundant` has entries where `primary` has none, and otherwise says the same:
+    /// the primary copy has lost them.
+    fn has_more(&self, redundant: &[u8], primary: Option<&[u8]>) -> bool {
+        let Some(primary) = primary else {
+            return true;
         };
-        let sound = |table: &&[u8]| self.validate(index, table).is_ok();
-        Ok(run.table(index).filter(sound).map(<[u8]>::to_vec))
+        let width = usize::try_from(self.layout.width()).unwrap_or(usize::MAX);
+        let mut pairs = redundant.chunks(width).zip(primary.chunks(width));
+        redundant != primary && pairs.all(|(more, less)| more == less || is_empty(less))
     }
 
     /// Checks every entry of a table against the file.
-    pub(super) fn validate(&self, index: u64, table: &[u8]) -> Result<()> {
+    fn validate(&self, index: u64, table: &[u8]) -> Result<()> {
+        if is_empty(table) {
+            return Ok(());
+        }
         for slot in 0..self.layout.used_entries(index) {
             self.grain(index, table, slot)?;
         }
@@ -271,4 +335,9 @@ impl Tables {
 /// Whether the metadata is at fault, not the device that holds it.
 pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::Truncated)
+}
+
+/// Whether a table has no entry.
+pub(super) fn is_empty(table: &[u8]) -> bool {
+    table.iter().all(|byte| *byte == 0)
 }

@@ -28,6 +28,8 @@ pub(crate) struct Spec {
     pub(crate) backing: Option<(String, Option<String>)>,
     /// The name of the external data file.
     pub(crate) data_file: Option<String>,
+    /// Bytes of a machine's state behind each disk of an image with snapshots.
+    pub(crate) vm_state: usize,
 }
 
 impl Spec {
@@ -41,6 +43,7 @@ impl Spec {
             refcount_order: 4,
             backing: None,
             data_file: None,
+            vm_state: 0,
         }
     }
 }
@@ -83,22 +86,33 @@ pub(crate) fn build_with_snapshots(
     guest: &[u8],
     snapshots: &[(&str, &str, &[u8])],
 ) -> Built {
+    build_snapshots(spec, &[], guest, snapshots, |_| Put::Plain).0
+}
+
+/// The same over a backing file of `base`, with clusters that go where `plan` says, and with the
+/// state of a machine behind the disks where `spec` wants it. Says also how the snapshots read.
+pub(crate) fn build_snapshots(
+    spec: &Spec,
+    base: &[u8],
+    guest: &[u8],
+    snapshots: &[(&str, &str, &[u8])],
+    plan: impl Fn(u64) -> Put + Copy,
+) -> (Built, Vec<Vec<u8>>) {
     let mut writer = Writer::new(spec.clone());
     let mut table = Vec::new();
+    let mut all_wanted = Vec::new();
     for (id, name, disk) in snapshots {
-        let mut own = spec.clone();
-        own.size = disk.len() as u64;
-        std::mem::swap(&mut writer.spec, &mut own);
-        let l1 = writer.tables(disk, &[], |_| Put::Plain).0;
-        writer.spec = own;
+        let (l1, wanted) = writer.tables_with_state(disk, base, plan);
+        all_wanted.push(wanted);
         let mut entry = Vec::new();
         entry.extend(l1.0.to_be_bytes());
         entry.extend(l1.1.to_be_bytes());
         entry.extend((id.len() as u16).to_be_bytes());
         entry.extend((name.len() as u16).to_be_bytes());
-        entry.extend([0; 20]);
+        entry.extend([0; 16]);
+        entry.extend((spec.vm_state as u32).to_be_bytes());
         entry.extend(16u32.to_be_bytes());
-        entry.extend(0u64.to_be_bytes());
+        entry.extend((spec.vm_state as u64).to_be_bytes());
         entry.extend((disk.len() as u64).to_be_bytes());
         entry.extend(id.as_bytes());
         entry.extend(name.as_bytes());
@@ -107,9 +121,9 @@ pub(crate) fn build_with_snapshots(
     }
     let at = writer.allocate(table.len() as u64);
     writer.file[at as usize..at as usize + table.len()].copy_from_slice(&table);
-    let (l1, wanted) = writer.tables(guest, &[], |_| Put::Plain);
+    let (l1, wanted) = writer.tables_with_state(guest, base, plan);
     writer.header(l1, Some((at, snapshots.len() as u32)));
-    writer.finish(wanted)
+    (writer.finish(wanted), all_wanted)
 }
 
 impl Writer {
@@ -179,6 +193,33 @@ impl Writer {
             at
         };
         1 << 63 | place
+    }
+
+    /// As [`Self::tables`], with the machine's state behind the last L1 entry of the disk.
+    fn tables_with_state(
+        &mut self,
+        guest: &[u8],
+        base: &[u8],
+        plan: impl Fn(u64) -> Put,
+    ) -> ((u64, u32), Vec<u8>) {
+        if self.spec.vm_state == 0 {
+            return self.tables(guest, base, plan);
+        }
+        let size = self.cluster() as usize;
+        let width = if self.spec.extended { 2 } else { 1 };
+        let mut all = guest.to_vec();
+        all.resize(guest.len().next_multiple_of(size / (8 * width) * size), 0);
+        let disk_clusters = guest.len().div_ceil(size) as u64;
+        let state_from = (all.len() / size) as u64;
+        all.resize(all.len() + self.spec.vm_state, 0x5A);
+        let plan = |index| match index {
+            index if index < disk_clusters => plan(index),
+            index if index < state_from => Put::Absent,
+            _ => Put::Plain,
+        };
+        let (l1, mut wanted) = self.tables(&all, base, plan);
+        wanted.truncate(guest.len());
+        (l1, wanted)
     }
 
     /// Writes L1, L2 and data; returns the place and length of the L1 table and what the guest

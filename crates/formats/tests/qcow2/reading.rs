@@ -1,6 +1,6 @@
 //! Every kind of image reads as the bytes that went in.
 
-use crate::builder::{Built, Put, Spec, build, build_with_snapshots};
+use crate::builder::{Built, Put, Spec, build, build_snapshots, build_with_snapshots};
 use crate::support::{Folder, open_bytes, qcow2, verdict};
 use carreto_block::{ByteRange, OpenGate, Placement};
 use carreto_error::Kind;
@@ -142,6 +142,36 @@ async fn a_raw_backing_file_is_raw_whatever_it_holds() {
     let folder = Folder::default().with("base", &inner.file).with("top", &top.file);
     let image = folder.open("top").await.unwrap();
     conformance::source(image.as_ref(), &inner.file).await;
+    let warnings = &image.info().warnings;
+    assert_eq!(warnings[0].code, "image_header_in_raw");
+    assert!(warnings[0].text.starts_with("base: "), "{}", warnings[0].text);
+}
+
+/// What is odd about a backing file is said once, with its name.
+#[tokio::test]
+async fn warnings_about_backing_files_name_them() {
+    let over = |name: &str| Spec {
+        backing: Some((name.into(), Some("qcow2".into()))),
+        ..Spec::new(1 << 20)
+    };
+    let blank = vec![0; 1 << 20];
+    let mut base = build(&Spec::new(1 << 20), &blank, &[], |_| Put::Plain).file;
+    // The bits for "dirty" and "corrupt", and two entries for one cluster.
+    base[79] |= 3;
+    let be = |at: usize| u64::from_be_bytes(base[at..at + 8].try_into().unwrap());
+    let l2 = (be(be(40) as usize) & !(1 << 63)) as usize;
+    base.copy_within(l2..l2 + 8, l2 + 8);
+    let folder = Folder::default()
+        .with("base", &base)
+        .with("middle", &build(&over("base"), &blank, &[], |_| Put::Absent).file)
+        .with("top", &build(&over("middle"), &blank, &[], |_| Put::Absent).file);
+    let image = folder.open("top").await.unwrap();
+    let report = image.check(&qcow2().limits).await.unwrap();
+    let all = image.info().warnings.iter().chain(&report.warnings);
+    let all: Vec<_> = all.map(|warning| (warning.code, warning.text.as_str())).collect();
+    let codes: Vec<_> = all.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, ["dirty_bit", "corrupt_bit", "shared_cluster"]);
+    assert!(all.iter().all(|(_, text)| text.starts_with("base: ")), "{all:?}");
 }
 
 #[tokio::test]
@@ -172,7 +202,50 @@ async fn external_data_files_are_read_through_the_gate() {
         let image = folder.with("guest.data", cut).open("top").await.unwrap();
         let error = image.check(&qcow2().limits).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Truncated, "{error}");
+        assert_eq!(error.nearest_path(), Some("guest.data"), "{error}");
     }
+}
+
+/// Where the data file is a raw image by itself, it decides: tables that say nothing, or say
+/// zeros, do not hide what is in it.
+#[tokio::test]
+async fn a_raw_data_file_decides() {
+    let spec = Spec { data_file: Some("guest.data".into()), ..Spec::new((1 << 20) + 7) };
+    let guest = sparse_disk(spec.size as usize, 8);
+    let cluster = 65_536;
+    for put in [Put::Plain, Put::Absent, Put::Zero] {
+        let mut file = build(&spec, &guest, &[], |_| put).file;
+        file[95] |= 2;
+        let folder = Folder::default().with("guest.data", &guest).with("top", &file);
+        let image = folder.open("top").await.unwrap();
+        conformance::source(image.as_ref(), &guest).await;
+        let report = image.check(&qcow2().limits).await.unwrap();
+        assert_eq!(report.allocated_size, None);
+        let longer = [guest.as_slice(), &[9; 1000]].concat();
+        let image = folder.clone().with("guest.data", &longer).open("top").await.unwrap();
+        conformance::source(image.as_ref(), &guest).await;
+        let mut wanted = guest[..cluster].to_vec();
+        let image = folder.with("guest.data", &wanted).open("top").await.unwrap();
+        if put == Put::Plain {
+            let error = image.check(&qcow2().limits).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Truncated, "{error}");
+        } else {
+            wanted.resize(guest.len(), 0);
+            conformance::source(image.as_ref(), &wanted).await;
+        }
+    }
+    // Entries for other places, and a backing file, contradict it.
+    let mut moved =
+        build(&spec, &guest, &[], |index| [Put::Absent, Put::Plain][usize::from(index == 3)]);
+    moved.file[95] |= 2;
+    let folder = Folder::default().with("guest.data", &guest).with("top", &moved.file);
+    let image = folder.open("top").await.unwrap();
+    assert_eq!(image.check(&qcow2().limits).await.unwrap_err().kind(), Kind::Corrupt);
+    let spec = Spec { backing: Some(("base".into(), Some("raw".into()))), ..spec };
+    let mut file = build(&spec, &guest, &[], |_| Put::Absent).file;
+    file[95] |= 2;
+    let error = folder.with("base", &guest).with("top", &file).open("top").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
 }
 
 #[tokio::test]
@@ -196,6 +269,72 @@ async fn snapshots_are_found_by_id_and_by_name() {
     let file = Arc::new(MemSource::new("s.qcow2", built.file.clone()));
     let error = open(file, &options, &OpenGate::closed()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
+}
+
+/// Snapshots over a backing file, with extended entries, and with the state of a machine behind
+/// the disk, which is never read.
+#[tokio::test]
+async fn snapshots_of_every_kind_read_as_they_were() {
+    let base = sparse_disk(900_001, 4);
+    let backing = Some(("base".to_owned(), Some("raw".to_owned())));
+    let small = Spec { cluster_bits: 9, ..Spec::new(300_000) };
+    let specs = [
+        Spec { backing: backing.clone(), ..small.clone() },
+        Spec { vm_state: 70_000, ..small.clone() },
+        Spec { vm_state: 70_000, backing: backing.clone(), ..small },
+        Spec { extended: true, cluster_bits: 14, ..Spec::new(3 << 20) },
+        Spec { extended: true, backing, ..Spec::new(3 << 20) },
+    ];
+    for spec in specs {
+        let below = if spec.backing.is_some() { base.as_slice() } else { &[] };
+        let now = sparse_disk(spec.size as usize, 1);
+        let (old, larger) = (sparse_disk(200_123, 2), sparse_disk((2 << 20) + 77, 3));
+        let list: [(&str, &str, &[u8]); 2] = [("1", "old", &old), ("2", "larger", &larger)];
+        let plan = mixed(&spec, 5);
+        let (built, wanted) = build_snapshots(&spec, below, &now, &list, &plan);
+        let folder = Folder::default().with("base", &base).with("top", &built.file);
+        let image = folder.open("top").await.unwrap();
+        conformance::source(image.as_ref(), &built.wanted).await;
+        assert!(image.check(&qcow2().limits).await.unwrap().warnings.is_empty(), "{spec:?}");
+        for ((_, name, _), wanted) in list.iter().zip(&wanted) {
+            let options = OpenOptions { snapshot: Some((*name).into()), ..qcow2() };
+            let file = folder.0["top"].clone();
+            let image = open(file, &options, &folder.gate("top")).await.unwrap();
+            conformance::source(image.as_ref(), wanted).await;
+            assert!(image.check(&qcow2().limits).await.unwrap().warnings.is_empty(), "{spec:?}");
+        }
+    }
+}
+
+/// A file of the project's own corpus, which qemu-img made.
+fn corpus_file(name: &str) -> Vec<u8> {
+    let path = format!("{}/../../tests/corpus/{name}.gz", env!("CARGO_MANIFEST_DIR"));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).unwrap();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn backing_files_may_have_other_formats() {
+    let base = corpus_file("disk.raw");
+    for (name, format) in [
+        ("dynamic-exact.vhd", "vpc"),
+        ("fixed-exact.vhd", "vpc"),
+        ("sparse.vmdk", "vmdk"),
+        ("stream.vmdk", "vmdk"),
+    ] {
+        let spec = Spec {
+            backing: Some((name.into(), Some(format.into()))),
+            ..Spec::new(base.len() as u64 + 5000)
+        };
+        let guest = sparse_disk(spec.size as usize, 6);
+        let top = build(&spec, &guest, &base, mixed(&spec, 9));
+        let folder = Folder::default().with(name, &corpus_file(name)).with("top", &top.file);
+        let image = folder.open("top").await.unwrap();
+        conformance::source(image.as_ref(), &top.wanted).await;
+        image.check(&qcow2().limits).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint};
 use carreto_error::Kind;
 use carreto_formats::{Image, Limits};
 use carreto_testkit::{conformance, sparse_disk};
+use futures_util::FutureExt as _;
 use std::sync::Arc;
 
 /// Checks the structure, then the bytes.
@@ -150,6 +151,21 @@ async fn cowd_and_se_sparse_behind_a_descriptor() {
     passes(&image, &disk, &["no_descriptor"]).await;
 }
 
+/// From grain 4096 on the split index of an seSparse entry has bits in both of its parts.
+#[tokio::test]
+async fn se_sparse_grains_with_high_numbers() {
+    let disk = sparse_disk(9_000 * 4096, 14);
+    // Grains lie backwards: the first 4904 ones have numbers from 4096 on.
+    assert!(disk[..4904 * 4096].iter().any(|byte| *byte != 0));
+    let folder = MemFolder::new([("x.vmdk", sesparse(&disk, WHOLE))]);
+    let text = descriptor("seSparse", None, &[line(&disk, "SESPARSE", "x.vmdk")]);
+    let image = open_with(text.into_bytes(), &folder.gate()).await.unwrap();
+    image.check(&Limits::default()).await.unwrap();
+    let mut buf = vec![1; disk.len()];
+    image.read_at(0, &mut buf).await.unwrap();
+    assert!(buf == disk);
+}
+
 #[tokio::test]
 async fn parts_opened_alone_are_refused() {
     let disk = sparse_disk(100 * SECTOR, 4);
@@ -236,6 +252,55 @@ async fn children_read_through_to_their_parents() {
     assert_eq!(error.kind(), Kind::Unsafe, "{error}");
 }
 
+/// The parent is beside the child, or where the hint says, whatever else has its name.
+#[tokio::test]
+async fn parents_are_found_past_files_of_the_same_name() {
+    let base = sparse_disk(900 * SECTOR, 3);
+    let parent = hosted(&base, &Hosted::default()).0;
+    let stranger = descriptor("monolithicFlat", None, &["RW 900 ZERO".to_owned()])
+        .replace("CID=0badcafe", "CID=00000001");
+    let junk = b"no VMDK at all".to_vec();
+    let child = |hint: &str| {
+        let text =
+            descriptor("monolithicSparse", Some((CID, hint)), &["RW 900 SPARSE \"x\"".into()]);
+        let empty = Hosted { absent: |_| true, descriptor: Some(text), ..Hosted::default() };
+        hosted(&base, &empty).0
+    };
+    let beside = |name: &str, bytes: &[u8]| vec![(name.to_owned(), bytes.to_vec())];
+    // The hint, what there is besides the parent, and where the parent is.
+    let cases = [
+        ("../disk.vmdk", beside("sub/disk.vmdk", &child("../disk.vmdk")), "disk.vmdk"),
+        ("..\\disk.vmdk", Vec::new(), "disk.vmdk"),
+        ("/images/old/disk.vmdk", Vec::new(), "old/disk.vmdk"),
+        ("/images/old/disk.vmdk", beside("sub/disk.vmdk", stranger.as_bytes()), "old/disk.vmdk"),
+        ("../old/disk.vmdk", beside("sub/disk.vmdk", &junk), "old/disk.vmdk"),
+        ("C:\\VMs\\disk.vmdk", Vec::new(), "sub/disk.vmdk"),
+        ("/not/granted/disk.vmdk", Vec::new(), "sub/disk.vmdk"),
+    ];
+    for (hint, others, place) in cases {
+        let folder = MemFolder::new(others.into_iter().chain(beside(place, &parent)));
+        let own = if place == "disk.vmdk" { "sub/disk.vmdk" } else { "sub/top.vmdk" };
+        let gate = folder.gate_in("/images/sub", own);
+        let image = open_with(child(hint), &gate).await.unwrap();
+        conformance::source(image.as_ref(), &base).await;
+        assert_eq!(image.info().backing.as_ref().unwrap().name, hint);
+    }
+    // And when it is nowhere.
+    let stranger = stranger.into_bytes();
+    let cases = [
+        ("C:\\VMs\\disk.vmdk", Vec::new(), Kind::NotFound),
+        ("../disk.vmdk", Vec::new(), Kind::NotFound),
+        ("/not/granted/disk.vmdk", Vec::new(), Kind::NotFound),
+        ("C:\\VMs\\disk.vmdk", beside("sub/disk.vmdk", &stranger), Kind::Corrupt),
+        ("https://host/disk.vmdk", Vec::new(), Kind::NotFound),
+    ];
+    for (hint, others, wanted) in cases {
+        let gate = MemFolder::new(others).gate_in("/images/sub", "sub/top.vmdk");
+        let error = open_with(child(hint), &gate).await.unwrap_err();
+        assert_eq!(error.kind(), wanted, "{hint}: {error}");
+    }
+}
+
 /// A damaged primary table is read from the redundant copy, and said.
 #[tokio::test]
 async fn the_redundant_copy_helps_out() {
@@ -249,8 +314,75 @@ async fn the_redundant_copy_helps_out() {
     for bytes in [entry, table] {
         passes(&open_alone(bytes).await.unwrap(), &disk, &["grain_table_rescued"]).await;
     }
+    // What is lost is not taken for zeros: the directory, an entry, a table, a sector of one.
+    let lost = [(places.directory, 40), (places.directory + 4, 4), (places.tables[1], 2048)];
+    for (at, len) in lost.into_iter().chain([(places.tables[2] + 512, 512)]) {
+        let mut bytes = good.clone();
+        bytes[at..at + len].fill(0);
+        passes(&open_alone(bytes).await.unwrap(), &disk, &["grain_table_rescued"]).await;
+    }
     let mut differs = good;
     let copy = places.tables[0] - places.directory + places.redundant;
     differs[copy..copy + 4].fill(0);
     passes(&open_alone(differs).await.unwrap(), &disk, &["redundant_differs"]).await;
+}
+
+/// Damage that neither copy mends is an error, never zeros.
+#[tokio::test]
+async fn an_empty_redundant_copy_does_not_stand_in_for_a_damaged_one() {
+    let disk = sparse_disk(20_000 * SECTOR, 6);
+    let (mut bytes, places) = hosted(&disk, &Hosted { grain: 8, ..Hosted::default() });
+    bytes[places.tables[2]..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let copy = places.tables[2] - places.directory + places.redundant;
+    bytes[copy..copy + 2048].fill(0);
+    let image = open_alone(bytes).await.unwrap();
+    let error = image.check(&Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Truncated, "{error}");
+    let mut buf = vec![0; disk.len()];
+    image.read_at(0, &mut buf).await.unwrap_err();
+}
+
+/// A disk of many tables of which only the redundant directory knows is read and checked page by
+/// page, and the check lets others have a turn.
+#[tokio::test]
+async fn a_long_check_gives_way() {
+    const TABLES: usize = 600;
+    let (mut bytes, _) = hosted(&vec![0; SECTOR], &Hosted { grain: 8, ..Hosted::default() });
+    let capacity = (TABLES * 512 * 8) as u64;
+    bytes[12..20].copy_from_slice(&capacity.to_le_bytes());
+    for field in [56, 48] {
+        let sector = (bytes.len() / SECTOR) as u64;
+        bytes[field..field + 8].copy_from_slice(&sector.to_le_bytes());
+        bytes.resize(bytes.len() + (TABLES * 4).next_multiple_of(SECTOR), 0);
+    }
+    let redundant = bytes.len() - (TABLES * 4).next_multiple_of(SECTOR);
+    for table in 0..TABLES {
+        let sector = u32::try_from(bytes.len() / SECTOR).unwrap();
+        bytes[redundant + table * 4..][..4].copy_from_slice(&sector.to_le_bytes());
+        bytes.resize(bytes.len() + 2048, 0);
+    }
+    let grain = u32::try_from(bytes.len() / SECTOR).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&grain.to_le_bytes());
+    bytes.resize(bytes.len() + 4096, 0xAA);
+    let image = open_alone(bytes).await.unwrap();
+    assert!(image.check(&Limits::default()).now_or_never().is_none(), "it never gave way");
+    let report = image.check(&Limits::default()).await.unwrap();
+    assert_eq!(report.allocated_size, Some(4096));
+    let list = image.extents(ByteRange::whole(image.size()), 9).await.unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[1].range.len(), 4096);
+}
+
+/// Names in the encoding of the machine that wrote the descriptor.
+#[tokio::test]
+async fn extents_with_names_in_other_encodings() {
+    let disk = sparse_disk(20 * SECTOR, 4);
+    let folder = MemFolder::new([("磁盘-flat.vmdk", disk.clone())]);
+    let text = descriptor("monolithicFlat", None, &[line(&disk, "FLAT", "@-flat.vmdk")])
+        .replace("UTF-8", "GBK");
+    let (head, tail) = text.split_once('@').unwrap();
+    let bytes = [head.as_bytes(), b"\xb4\xc5\xc5\xcc", tail.as_bytes()].concat();
+    let image = open_with(bytes, &folder.gate()).await.unwrap();
+    conformance::source(image.as_ref(), &disk).await;
 }

@@ -25,8 +25,13 @@ impl MemFolder {
     }
 
     pub(crate) fn gate(self: &Arc<Self>) -> OpenGate {
+        self.gate_in("/images", "the top")
+    }
+
+    /// The gate for the image `identity` in `directory`.
+    pub(crate) fn gate_in(self: &Arc<Self>, directory: &str, identity: &str) -> OpenGate {
         let grants = vec![Grant("/images".into())];
-        OpenGate::new(Arc::clone(self) as Arc<dyn OpenBeneath>, grants, "/images", "the top")
+        OpenGate::new(Arc::clone(self) as Arc<dyn OpenBeneath>, grants, directory, identity)
     }
 }
 

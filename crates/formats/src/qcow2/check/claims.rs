@@ -1,40 +1,9 @@
 //! Who uses which host cluster, in three bits a cluster.
 
 use crate::Limits;
+use crate::bits::Bitmap;
 use crate::qcow2::entry::Layout;
 use crate::qcow2::tables::index_of;
-
-/// A set of cluster numbers.
-#[derive(Debug)]
-pub(super) struct Bitmap(Vec<u64>);
-
-impl Bitmap {
-    /// The empty set of numbers below `len`.
-    pub(super) fn new(len: u64) -> Self {
-        Self(vec![0; index_of(len.div_ceil(64))])
-    }
-
-    pub(super) fn contains(&self, number: u64) -> bool {
-        let word = self.0.get(index_of(number / 64)).copied().unwrap_or(0);
-        word >> (number % 64) & 1 == 1
-    }
-
-    /// Adds `number`, and says whether it was in the set already. Numbers past the end are
-    /// ignored.
-    pub(super) fn insert(&mut self, number: u64) -> bool {
-        let Some(word) = self.0.get_mut(index_of(number / 64)) else {
-            return false;
-        };
-        let bit = 1 << (number % 64);
-        let known = *word & bit != 0;
-        *word |= bit;
-        known
-    }
-
-    fn word(&self, index: usize) -> u64 {
-        self.0.get(index).copied().unwrap_or(0)
-    }
-}
 
 /// The clusters of the image file (and of the data file) that are in use.
 #[derive(Debug)]
