@@ -26,6 +26,7 @@
 mod cursor;
 mod descriptor;
 mod flat;
+mod forms;
 mod options;
 mod pack;
 mod qcow2;
@@ -33,6 +34,7 @@ mod refcounts;
 mod vhd;
 mod vmdk;
 
+pub use forms::{forms_from_bytes, forms_to_bytes};
 pub use options::{OutputFormat, PackCodec, WriteOptions};
 pub use pack::{Packed, Packer};
 

@@ -102,14 +102,19 @@ fn open_file(
     Ok((Arc::new(file), gate))
 }
 
+/// The stores that the settings describe.
+pub(crate) fn stores(setup: &Setup) -> ObjectStores {
+    let observer = Arc::new(Forward(Arc::clone(&setup.observer)));
+    ObjectStores::new(setup.stores.clone(), observer)
+}
+
 async fn open_object(
     setup: &Setup,
     url: &ObjectUrl,
     spec: &ImageSpec,
     stamps: &Arc<Stamps>,
 ) -> Result<(Arc<dyn Source>, OpenGate)> {
-    let observer = Arc::new(Forward(Arc::clone(&setup.observer)));
-    let stores = Arc::new(ObjectStores::new(setup.stores.clone(), observer));
+    let stores = Arc::new(stores(setup));
     let file = stores.open(url).await?;
     let grants = spec.allow_dirs.iter().map(|prefix| Grant(prefix.clone())).collect();
     let opener = Stamping { inner: stores, stamps: Arc::clone(stamps) };

@@ -1,6 +1,6 @@
 //! The state of a job: its name, its lock, its journal, its report.
 
-use crate::{JobSpec, Report, Verify, location};
+use crate::{EncodeSpec, JobSpec, Report, Verify, location};
 use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_transfer::{Journal, JournalHeader, Resumed};
 use rustix::fs::{FlockOperation, flock};
@@ -94,8 +94,20 @@ impl Job {
     /// job, whatever the options; but options that read the image in another way, or verify in
     /// another way, discard the journal of an interrupted run.
     pub(crate) fn lock(spec: &JobSpec) -> Result<Self> {
-        let stem = stem_of(spec);
-        let directory = spec.state_dir.join("jobs");
+        Self::lock_at(stem_of(spec), &spec.state_dir)
+    }
+
+    /// Takes the lock of the job of making a file of an image.
+    pub(crate) fn lock_encode(spec: &EncodeSpec) -> Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"encode\n").update(location::key(&spec.image.location).as_bytes());
+        hasher.update(b"\n").update(location::key(&spec.target).as_bytes());
+        let name = hasher.finalize().to_hex();
+        Self::lock_at(spec.state_dir.join("jobs").join(&name[..24]), &spec.state_dir)
+    }
+
+    fn lock_at(stem: PathBuf, state_dir: &Path) -> Result<Self> {
+        let directory = state_dir.join("jobs");
         let text = directory.display().to_string();
         DirBuilder::new()
             .recursive(true)
@@ -117,6 +129,11 @@ impl Job {
     /// Where the journal of the job that `spec` describes lies, if there is one.
     pub(crate) fn journal_of(spec: &JobSpec) -> PathBuf {
         stem_of(spec).with_extension("journal")
+    }
+
+    /// Where the checkpoint of a file made in parts lies.
+    pub(crate) fn parts_path(&self) -> PathBuf {
+        self.stem.with_extension("parts")
     }
 
     pub(crate) fn journal_path(&self) -> PathBuf {

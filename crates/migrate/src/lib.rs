@@ -27,6 +27,7 @@
 mod bounds;
 mod check;
 mod content;
+mod encode;
 mod image;
 mod inspect;
 mod job;
@@ -42,11 +43,13 @@ mod system;
 mod target;
 mod watchdog;
 
+pub use carreto_formats::write::{OutputFormat, PackCodec, WriteOptions};
 pub use carreto_formats::{Format, Warning};
 pub use carreto_store::{StoreConfig, StoreEvent};
 pub use carreto_transfer::{Counters, Difference, Event, Phase, Stop, StopReason, Wait};
 pub use check::{CheckOutcome, check};
 pub use content::{Algorithm, compare, digest};
+pub use encode::{EncodeReport, EncodeSpec, encode};
 pub use inspect::{BackingFacts, WarningFacts};
 pub use inspect::{ImageFacts, inspect};
 pub use location::shown_location;

@@ -17,3 +17,8 @@ pub(crate) fn boot_id() -> String {
         |text| text.trim().to_owned(),
     )
 }
+
+/// Nanoseconds since 1970.
+pub(crate) fn nanos() -> i128 {
+    Timestamp::now().as_nanosecond()
+}

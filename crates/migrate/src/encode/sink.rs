@@ -1,0 +1,216 @@
+//! Where the parts of a file go: a local file beside its final name, or an upload.
+
+use super::assembly::Content;
+use crate::system;
+use async_trait::async_trait;
+use bytes::Bytes;
+use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
+use carreto_store::{ObjectStoreHandle, ObjectUpload};
+use carreto_transfer::DonePart;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Takes parts in any order; nothing looks whole before [`Sink::finish`].
+#[async_trait]
+pub(super) trait Sink: Send + Sync {
+    /// What a later process goes on with.
+    fn upload(&self) -> String;
+
+    /// Takes part `index`, which starts at byte `offset`; gives its name. Doing it again is no
+    /// harm.
+    async fn put(&self, index: u64, offset: u64, content: Content) -> Result<String>;
+
+    /// Whether a part that an earlier process sent is still there.
+    async fn has(&self, offset: u64, part: &DonePart) -> Result<bool>;
+
+    /// Makes everything durable before the file is looked at.
+    async fn flush(&self, size: u64) -> Result<()>;
+
+    /// Makes the file of `size` bytes of its parts, under its name.
+    async fn finish(&self, size: u64, parts: &[String]) -> Result<()>;
+}
+
+/// A local file, written under another name until it is whole.
+#[derive(Debug)]
+pub(super) struct FileSink {
+    target: PathBuf,
+    partial: PathBuf,
+    file: Arc<File>,
+    replace: bool,
+}
+
+impl FileSink {
+    /// Opens the unfinished file of `target`, or begins one. `earlier` is what
+    /// [`Sink::upload`] said when the parts that count were written.
+    pub(super) fn open(target: &Path, earlier: Option<&str>, replace: bool) -> Result<Self> {
+        let partial = partial_name(target)?;
+        let text = partial.display().to_string();
+        let fail = |error| Error::io(IoSide::Target, "open the unfinished file", &text, error);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
+        let file = file.map_err(fail)?;
+        let found = file.metadata().map_err(fail)?;
+        if !found.is_file() {
+            let text = "the unfinished file is no regular file";
+            return Err(Error::new(Kind::TargetUnusable, text).path(partial.display().to_string()));
+        }
+        if earlier != Some(identity(&found).as_str()) {
+            file.set_len(0).map_err(fail)?;
+        }
+        Ok(Self { target: target.to_owned(), partial, file: Arc::new(file), replace })
+    }
+
+    /// The name that the file has until it is whole.
+    pub(super) fn partial(&self) -> &Path {
+        &self.partial
+    }
+
+    fn fail(&self, operation: &'static str, error: std::io::Error) -> Error {
+        Error::io(IoSide::Target, operation, self.partial.display().to_string(), error)
+    }
+
+    async fn on_thread<T, F>(&self, operation: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&File) -> std::io::Result<T> + Send + 'static,
+    {
+        let file = Arc::clone(&self.file);
+        let done = tokio::task::spawn_blocking(move || work(&file)).await;
+        let done = done.map_err(|error| {
+            Error::new(Kind::Internal, "a task ended unexpectedly").caused_by(error)
+        })?;
+        done.map_err(|error| self.fail(operation, error))
+    }
+}
+
+fn identity(found: &std::fs::Metadata) -> String {
+    format!("{}:{}", found.dev(), found.ino())
+}
+
+/// `.NAME.carreto-part` in the directory of `target`.
+fn partial_name(target: &Path) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| {
+        let text = "the target names no file";
+        Error::new(Kind::Usage, text).path(target.display().to_string())
+    })?;
+    let mut partial = OsString::from(".");
+    partial.push(name);
+    partial.push(".carreto-part");
+    Ok(target.with_file_name(partial))
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    fn upload(&self) -> String {
+        self.file.metadata().as_ref().map(identity).unwrap_or_default()
+    }
+
+    async fn put(&self, _index: u64, offset: u64, content: Content) -> Result<String> {
+        self.on_thread("write", move |file| match content {
+            // The file ends before, or has a hole there: parts never change.
+            Content::Zeros(_) => Ok(String::new()),
+            Content::Bytes(bytes) => file.write_all_at(&bytes, offset).map(|()| String::new()),
+        })
+        .await
+    }
+
+    async fn has(&self, offset: u64, part: &DonePart) -> Result<bool> {
+        let (len, wanted) = (part.len, part.digest);
+        let read = move |file: &File| {
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+            match file.read_exact_at(&mut bytes, offset) {
+                Ok(()) => Ok(*blake3::hash(&bytes).as_bytes() == wanted),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        self.on_thread("read back", read).await
+    }
+
+    async fn flush(&self, size: u64) -> Result<()> {
+        self.on_thread("write", move |file| {
+            file.set_len(size)?;
+            file.sync_all()
+        })
+        .await
+    }
+
+    async fn finish(&self, _size: u64, _parts: &[String]) -> Result<()> {
+        let fail = |error| {
+            let text = self.target.display().to_string();
+            Error::io(IoSide::Target, "give the file its name", text, error)
+        };
+        if self.replace {
+            std::fs::rename(&self.partial, &self.target).map_err(fail)?;
+        } else {
+            // Unlike renaming, linking never replaces what somebody else has put there.
+            std::fs::hard_link(&self.partial, &self.target).map_err(fail)?;
+            std::fs::remove_file(&self.partial).map_err(fail)?;
+        }
+        let directory = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or_else(|| Path::new("."));
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)
+    }
+}
+
+/// An upload in parts.
+#[derive(Debug)]
+pub(super) struct ObjectSink {
+    handle: ObjectStoreHandle,
+    upload: ObjectUpload,
+}
+
+impl ObjectSink {
+    /// Goes on with the upload `earlier`, or begins one.
+    pub(super) async fn open(handle: ObjectStoreHandle, earlier: Option<&str>) -> Result<Self> {
+        let upload = match earlier {
+            Some(id) => handle.resume_upload(id)?,
+            None => handle.begin_upload().await?,
+        };
+        Ok(Self { handle, upload })
+    }
+}
+
+#[async_trait]
+impl Sink for ObjectSink {
+    fn upload(&self) -> String {
+        self.upload.id().to_owned()
+    }
+
+    async fn put(&self, index: u64, _offset: u64, content: Content) -> Result<String> {
+        let bytes = match content {
+            Content::Bytes(bytes) => Bytes::from(bytes),
+            Content::Zeros(len) => Bytes::from(vec![0; usize::try_from(len).unwrap_or(0)]),
+        };
+        let number = usize::try_from(index).unwrap_or(usize::MAX);
+        self.upload.put_part(number, bytes).await.wrap_err(|| format!("part {}", index + 1))
+    }
+
+    async fn has(&self, _offset: u64, _part: &DonePart) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn flush(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&self, size: u64, parts: &[String]) -> Result<()> {
+        if parts.is_empty() {
+            self.upload.abort().await?;
+            return self.handle.put_bytes(Bytes::new()).await;
+        }
+        self.upload.complete(parts, size).await.map(drop)
+    }
+}
+
+/// Sixteen bytes that no other job has.
+pub(super) fn draw(job: &str) -> [u8; 16] {
+    let text = format!("{job}\n{}\n{}\n{}", system::boot_id(), system::nanos(), std::process::id());
+    let hash = blake3::hash(text.as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.as_bytes()[..16]);
+    id
+}
