@@ -11,6 +11,22 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stamp(pub String);
 
+impl Stamp {
+    /// The stamp of a source that consists of `files`.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// What the files meet.
+    pub async fn of_files(files: &[Arc<dyn Source>]) -> Result<Self> {
+        let mut texts = Vec::with_capacity(files.len());
+        for file in files {
+            texts.push(file.stamp().await?.0);
+        }
+        Ok(Self(texts.join("|")))
+    }
+}
+
 /// How a source likes to be read. Advice, never a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadHint {

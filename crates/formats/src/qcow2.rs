@@ -196,11 +196,7 @@ impl Source for Qcow2 {
     }
 
     async fn stamp(&self) -> Result<Stamp> {
-        let mut texts = Vec::new();
-        for file in &self.files {
-            texts.push(file.stamp().await?.0);
-        }
-        Ok(Stamp(texts.join("|")))
+        Stamp::of_files(&self.files).await
     }
 }
 

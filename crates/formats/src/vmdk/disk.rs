@@ -147,11 +147,7 @@ impl Source for Disk {
     }
 
     async fn stamp(&self) -> Result<Stamp> {
-        let mut stamps = Vec::with_capacity(self.files.len());
-        for file in &self.files {
-            stamps.push(file.stamp().await?.0);
-        }
-        Ok(Stamp(stamps.join("|")))
+        Stamp::of_files(&self.files).await
     }
 }
 

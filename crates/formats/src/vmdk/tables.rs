@@ -202,7 +202,8 @@ impl Tables {
         let wanted = self.pick(&mut runs, index).await?.table.map(|table| self.keep(index, table));
         // The neighbours that were read with it. What is wrong with them is said when they are
         // asked for.
-        for at in runs.primary.indices().skip(1) {
+        let read = if runs.primary.bytes.is_empty() { &runs.redundant } else { &runs.primary };
+        for at in read.indices().skip_while(|at| *at <= index) {
             match self.pick(&mut runs, at).await {
                 Ok(Picked { table: Some(table), .. }) => drop(self.keep(at, table)),
                 Ok(_) => {}
@@ -252,8 +253,8 @@ impl Tables {
         let redundant = runs.redundant.table(index);
         let damage = damage.or_else(|| primary.and_then(|table| self.validate(index, table).err()));
         let rescue = redundant
-            .filter(|table| !is_empty(table) && self.validate(index, table).is_ok())
-            .filter(|table| damage.is_some() || self.has_more(table, primary));
+            .filter(|table| damage.is_some() || self.has_more(table, primary))
+            .filter(|table| !is_empty(table) && self.validate(index, table).is_ok());
         match (rescue, damage) {
             (Some(_), _) => Ok(Picked { table: rescue, copies: Copies::Rescued }),
             (None, Some(error)) => Err(error),

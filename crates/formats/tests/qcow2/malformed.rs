@@ -1,6 +1,6 @@
 //! Broken images: each class gets its kind, and nothing panics or takes much memory.
 
-use crate::builder::{Put, Spec, be32, be64, build};
+use crate::builder::{Put, Spec, be32, be64, build, build_with_snapshots};
 use crate::support::{open_bytes, verdict};
 use carreto_block::SourceExt as _;
 use carreto_error::Kind;
@@ -296,6 +296,20 @@ async fn many_entries_for_one_cluster_are_a_bomb() {
         }
         expect("bomb", &file, Fail(Limit)).await;
     }
+}
+
+/// Claiming the same table for every one of 65,536 snapshots could take forever: the first
+/// that is taken twice is damage enough, and none of it keeps the active disk from being read.
+#[tokio::test]
+async fn snapshots_that_share_a_table_are_damage() {
+    let disk = vec![7; 3 * CLUSTER];
+    let list: Vec<(&str, &str, &[u8])> = vec![("1", "same", disk.as_slice()); 3];
+    let mut file = build_with_snapshots(&Spec::new(disk.len() as u64), &disk, &list).file;
+    assert!(verdict(&file).await.unwrap().is_empty());
+    let table = be(&file, 64) as usize;
+    let entry = (40 + 16 + 5_usize).next_multiple_of(8);
+    file.copy_within(table..table + 12, table + 2 * entry);
+    expect("a shared table", &file, Warn("snapshot_damage")).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! Good images of every layout give the bytes that were put in.
 
 use crate::build::{CID, Hosted, SECTOR, Stream, cowd, descriptor, hosted, sesparse, stream};
-use crate::support::{MemFolder, open_alone, open_with};
-use carreto_block::{ByteRange, FetchPlan, FetchTuning, Placement, ReadHint};
+use crate::support::{MemFolder, open_alone, open_source, open_with};
+use carreto_block::{ByteRange, FetchPlan, FetchTuning, OpenGate, Placement, ReadHint, Source};
 use carreto_error::Kind;
 use carreto_formats::{Image, Limits};
-use carreto_testkit::{conformance, sparse_disk};
+use carreto_testkit::{Fault, FaultySource, MemSource, conformance, sparse_disk};
 use futures_util::FutureExt as _;
 use std::sync::Arc;
 
@@ -385,4 +385,27 @@ async fn extents_with_names_in_other_encodings() {
     let bytes = [head.as_bytes(), b"\xb4\xc5\xc5\xcc", tail.as_bytes()].concat();
     let image = open_with(bytes, &folder.gate()).await.unwrap();
     conformance::source(image.as_ref(), &disk).await;
+}
+
+/// Reading by the redundant directory costs about as many requests as reading by the primary one.
+#[tokio::test]
+async fn redundant_tables_are_read_together() {
+    let disk = sparse_disk(200_000 * SECTOR, 6);
+    let (good, places) = hosted(&disk, &Hosted { grain: 8, ..Hosted::default() });
+    let mut lost = good.clone();
+    lost[places.directory..places.directory + places.tables.len() * 4].fill(0);
+    let mut counts = Vec::new();
+    for bytes in [good, lost] {
+        let count = Fault::never();
+        let memory: Arc<dyn Source> = Arc::new(MemSource::new("x.vmdk", bytes));
+        let counted = Arc::new(FaultySource::new(memory, count.clone()));
+        let image = open_source(counted, &OpenGate::closed()).await.unwrap();
+        let mut todo = ByteRange::whole(image.size());
+        while !todo.is_empty() {
+            let end = image.extents(todo, 50).await.unwrap().last().unwrap().range.end();
+            todo = todo.split_at(end).1;
+        }
+        counts.push(count.operations());
+    }
+    assert!(counts[1] <= counts[0] + 2, "{counts:?}");
 }
