@@ -380,6 +380,38 @@ fn facts_of_files_and_of_what_is_none() {
     }
 }
 
+/// QEMU itself is the oracle of how it locks.
+#[test]
+fn a_file_that_qemu_uses_is_refused() {
+    use std::io::{BufRead as _, Write as _};
+    use std::process::{Command, Stdio};
+    for place in places() {
+        let path = place.path().join("disk");
+        std::fs::write(&path, vec![7; MIB]).unwrap();
+        for mode in ["-r", "-n"] {
+            let mut command = Command::new("qemu-io");
+            command.args(["-f", "raw", mode]).arg(&path);
+            let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let Ok(mut qemu) = spawned else {
+                skip("a_file_that_qemu_uses_is_refused: there is no qemu-io");
+                return;
+            };
+            let mut commands = qemu.stdin.take().unwrap();
+            commands.write_all(b"length\n").unwrap();
+            let mut line = String::new();
+            std::io::BufReader::new(qemu.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert!(line.contains("1 MiB"), "it has the file open: {line:?}");
+            let error = FileTarget::open_existing(&path).unwrap_err();
+            assert_eq!(error.kind(), Kind::TargetUnusable, "{mode}: {error}");
+            assert!(error.to_string().contains("QEMU"), "{error}");
+            drop(commands);
+            qemu.wait().unwrap();
+        }
+        FileTarget::open_existing(&path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == vec![7; MIB]);
+    }
+}
+
 #[test]
 fn a_lock_file_has_one_owner() {
     let place = tempfile::tempdir().unwrap();

@@ -79,6 +79,7 @@ impl DeviceTarget {
         if sysfs.as_ref().is_some_and(BlockDevice::read_only) {
             return Err(read_only_error(&name));
         }
+        lock::require_free(&fd, &name)?;
         // Keeps the device manager from probing half-written content, and lets another run tell
         // this one from a mount. Ownership rests on the exclusive open, so a refusal is no error.
         let _ = lock::exclusive(&fd, &name);

@@ -98,7 +98,7 @@ impl FileTarget {
     ///
     /// # Errors
     /// `NotFound`, `Denied`; `Usage` for anything but a regular file; `Locked` when another run
-    /// has it; `TargetUnusable` when it is read-only.
+    /// has it; `TargetUnusable` when it is read-only or QEMU has it.
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
@@ -107,6 +107,7 @@ impl FileTarget {
             let text = "it is a block device, expected a regular file";
             return Err(Error::new(Kind::Usage, text).path(name));
         }
+        lock::require_free(&fd, &name)?;
         lock::exclusive(&fd, &name)?;
         // The size of before the lock may be that of another run's half-made file.
         let stat = rustix::fs::fstat(&fd).map_err(|errno| target_error("look at", &name, errno))?;
@@ -166,6 +167,7 @@ fn open_empty(path: &Path, name: &str) -> Result<OwnedFd> {
 
 /// Locks an empty file and gives it its size.
 fn prepare(fd: &OwnedFd, size: u64, name: &str) -> Result<Stat> {
+    lock::require_free(fd, name)?;
     lock::exclusive(fd, name)?;
     let look = || rustix::fs::fstat(fd).map_err(|errno| target_error("look at", name, errno));
     if look()?.st_size != 0 {
