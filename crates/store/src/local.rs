@@ -23,6 +23,7 @@ mod obstacle;
 mod source;
 mod sync;
 mod sysfs;
+mod turns;
 mod zero;
 
 pub use device_target::DeviceTarget;

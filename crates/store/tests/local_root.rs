@@ -371,7 +371,7 @@ fn a_device_source_is_not_read_from_the_cache() {
         std::io::Read::read_to_end(&mut cache, &mut cached).unwrap();
         assert!(cached == old);
         let behind = std::fs::OpenOptions::new().write(true).open(file).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&behind, &[0x22; MIB], 4096).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&behind, &vec![0x22; MIB], 4096).unwrap();
         behind.sync_all().unwrap();
         let mut wanted = old.clone();
         wanted[4096..4096 + MIB].fill(0x22);

@@ -99,7 +99,7 @@ async fn a_reset_before_the_answer_is_tried_again() {
 
 #[tokio::test]
 async fn a_stalled_body_is_noticed_and_resumed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(400));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, r, c| (n == 0).then(|| cut(r, c, 70_000, Step::Hang))).await;
     case.reads_right().await;
     let resumed =
@@ -109,7 +109,7 @@ async fn a_stalled_body_is_noticed_and_resumed() {
 
 #[tokio::test]
 async fn a_missing_answer_is_noticed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(400));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, _, _| (n == 0).then(|| vec![Step::Hang])).await;
     case.reads_right().await;
 }
@@ -117,7 +117,7 @@ async fn a_missing_answer_is_noticed() {
 /// One byte now and then would keep a timeout per chunk quiet for ever.
 #[tokio::test]
 async fn a_trickling_body_is_noticed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(500));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, r, c| {
         (n == 0).then(|| {
             let mut steps = cut(r, c, 10, Step::Pause(Duration::from_millis(20)));
@@ -342,41 +342,45 @@ async fn an_endless_error_page_is_cut_off() {
     assert_eq!(swallowed.load(Ordering::SeqCst), 0, "64 MiB of error page were read");
 }
 
+/// The first request is answered once all the others have come.
 #[tokio::test]
 async fn a_stall_does_not_hold_the_other_parts() {
+    let seen = Arc::new(AtomicUsize::new(0));
     let case = Case::with(
-        |flags| {
-            flags.part_size = Some(64 << 10);
-            flags.read_timeout = Some(Duration::from_secs(2));
+        |flags| flags.part_size = Some(64 << 10),
+        move |n, r, c| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            (n == 0).then(|| {
+                let mut steps = vec![Step::Until(Arc::clone(&seen), 5)];
+                steps.extend(honest(r, c));
+                steps
+            })
         },
-        |n, _, _| (n == 0).then(|| vec![Step::Hang]),
     )
     .await;
-    case.reads_right().await;
+    assert!(case.read().await.unwrap() == content());
     let ranges: Vec<_> = case.server.requests().iter().filter_map(Request::range).collect();
-    assert_eq!(ranges.len(), 6, "five parts, one of them twice: {ranges:?}");
-    assert_eq!(ranges[0], ranges[5], "the stalled one came last: {ranges:?}");
+    assert_eq!(ranges.len(), 5, "every part once: {ranges:?}");
+    assert_eq!(case.events.events(), [], "the others waited for the first");
 }
 
 #[tokio::test]
 async fn the_number_of_requests_is_bounded() {
     let running = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
-    let (now, top) = (Arc::clone(&running), Arc::clone(&most));
+    let top = Arc::clone(&most);
     let case = Case::with(
         |flags| {
             flags.part_size = Some(64 << 10);
             flags.max_requests = Some(2);
         },
         move |_, r, c| {
-            top.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let now = Arc::clone(&now);
-            // The answer leaves after the pause, so the next request counts on top until then.
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                now.fetch_sub(1, Ordering::SeqCst);
-            });
-            let mut steps = vec![Step::Pause(Duration::from_millis(40))];
+            top.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            seen.fetch_add(1, Ordering::SeqCst);
+            // The first ones wait for each other, so two are under way at once.
+            let mut steps =
+                vec![Step::Until(Arc::clone(&seen), 2), Step::Uncount(Arc::clone(&running))];
             steps.extend(honest(r, c));
             Some(steps)
         },
@@ -387,6 +391,7 @@ async fn the_number_of_requests_is_bounded() {
     let (a, b) = tokio::join!(read(Arc::clone(&source)), read(source));
     assert!(a == content() && b == content());
     assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert_eq!(case.events.events(), [], "one request waited for another in vain");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// What a target path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
-    /// Nothing yet.
+    /// Nothing yet, or an empty file, as a run leaves it that is killed while it creates one.
     Missing,
     /// A regular file.
     File,
@@ -165,7 +165,8 @@ impl System {
     fn file(&self, path: &Path, stat: &Stat) -> Result<TargetFacts> {
         let name = path.to_string_lossy();
         let fail = |errno: Errno| Error::io(IoSide::Target, "look at", &*name, errno.into());
-        let mut facts = TargetFacts::new(TargetKind::File);
+        let kind = if stat.st_size == 0 { TargetKind::Missing } else { TargetKind::File };
+        let mut facts = TargetFacts::new(kind);
         facts.size = u64::try_from(stat.st_size).unwrap_or(0);
         facts.allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         let file_system = rustix::fs::statvfs(path).map_err(fail)?;

@@ -115,21 +115,37 @@ impl ObjectStores {
     }
 }
 
-/// Knows every secret that a request to `url` carries, also as parts of longer texts.
+/// Knows every secret that a request to `url` carries, also as parts of longer texts and without
+/// the escaping of URLs, as servers repeat them.
 fn redactor(url: &ObjectUrl, settings: &StoreSettings) -> Redactor {
     let proxy = settings.proxy.as_ref();
     let proxy = proxy.and_then(|proxy| url::Url::parse(proxy.expose()).ok());
     let password = proxy.as_ref().and_then(url::Url::password);
     let query = url.web().and_then(url::Url::query).unwrap_or_default();
-    let values = query.split('&').filter_map(|pair| pair.split_once('='));
-    Redactor::new(
-        settings
-            .secrets()
-            .into_iter()
-            .chain(password)
-            .chain([query])
-            .chain(values.map(|(_, value)| value)),
-    )
+    let access = match &settings.credentials {
+        Some(Credentials::SharedAccess(query)) => query.expose().trim_start_matches('?'),
+        _ => "",
+    };
+    // Of a shared access signature the other parameters are dates and permissions.
+    let signature = |pair: &&str| pair.starts_with("sig=");
+    let pairs = query.split('&').chain(access.split('&').filter(signature));
+    let values = pairs.filter_map(|pair| Some(pair.split_once('=')?.1));
+    let texts: Vec<&str> =
+        settings.secrets().into_iter().chain(password).chain([query]).chain(values).collect();
+    let decoded: Vec<String> = texts.iter().flat_map(|text| decoded(text)).collect();
+    Redactor::new(texts.into_iter().chain(decoded.iter().map(String::as_str)))
+}
+
+/// What `text` stands for in a URL: with a plus sign as it is, and as a space.
+fn decoded(text: &str) -> Vec<String> {
+    if !text.contains(['%', '+']) {
+        return Vec::new();
+    }
+    let plain = text.replace('&', "%26").replace('=', "%3D");
+    let decode = |text: &str| {
+        url::form_urlencoded::parse(text.as_bytes()).map(|(name, _)| name.into_owned()).next()
+    };
+    [decode(&plain), decode(&plain.replace('+', "%2B"))].into_iter().flatten().collect()
 }
 
 impl fmt::Debug for ObjectStores {
