@@ -3,14 +3,14 @@
 mod local;
 
 pub use local::{
-    DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, Obstacle, TargetFacts,
-    TargetKind, directory_of, grant, inspect_target, lock_file,
+    DeviceTarget, DirectoryGate, FileLock, FileTarget, LocalFile, LocalOptions, Obstacle,
+    TargetFacts, TargetKind, directory_of, grant, inspect_source, inspect_target, lock_file,
 };
 mod config;
 mod object;
 mod url;
 
-pub use config::{Credentials, Secret, StoreConfig, StoreSettings};
+pub use config::{CredentialProvider, Credentials, Provider, Secret, StoreConfig, StoreSettings};
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};

@@ -23,12 +23,13 @@ mod obstacle;
 mod source;
 mod sync;
 mod sysfs;
+mod turns;
 mod zero;
 
 pub use device_target::DeviceTarget;
 pub use file_target::FileTarget;
 pub use gate::{DirectoryGate, directory_of, grant};
-pub use inspect::{TargetFacts, TargetKind, inspect_target};
+pub use inspect::{TargetFacts, TargetKind, inspect_source, inspect_target};
 pub use lock::{FileLock, lock_file};
 pub use obstacle::Obstacle;
-pub use source::LocalFile;
+pub use source::{LocalFile, LocalOptions};

@@ -17,10 +17,12 @@ mod event;
 mod failure;
 mod gate;
 mod handle;
+mod keys;
 mod redact;
 mod retry;
 mod source;
 mod stores;
+mod throttle;
 mod transport;
 mod version;
 

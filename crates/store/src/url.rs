@@ -3,6 +3,8 @@
 //! Users type both in the same place, so one parser decides which it is, refuses what is neither,
 //! and keeps every secret that a URL can carry out of messages.
 
+mod identity;
+
 use ::url::{Host, Url};
 use carreto_error::{Error, Kind, Result};
 use std::fmt;
@@ -142,6 +144,16 @@ impl ObjectUrl {
         match text.rsplit_once('/') {
             Some((directory, _)) => directory.trim_end_matches('/').to_owned(),
             None => text,
+        }
+    }
+
+    /// A text that is the same for the same object however its URL was signed, and that may be
+    /// kept: the URL without the parameters of a signature, with a fingerprint in place of every
+    /// other parameter's value, because it may be a secret of a server's own kind.
+    pub fn identity(&self) -> String {
+        match self.web.as_ref().and_then(identity::of_query) {
+            Some(query) => format!("{}?{query}", self.address()),
+            None => self.address(),
         }
     }
 

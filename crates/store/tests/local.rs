@@ -286,28 +286,63 @@ async fn zeroing_gives_space_back_and_keeps_the_size() {
     }
 }
 
+/// What a dropped call leaves on its thread must not fall on what is written afterwards.
 #[test]
-fn dropped_calls_need_no_luck() {
-    let place = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let target = FileTarget::create_new(place.path().join("disk"), 8 * MIB as u64).unwrap();
-    let data = vec![9; 8 * MIB];
-    runtime.block_on(async {
-        for polls in 0..3 {
-            let whole = ByteRange::whole(8 * MIB as u64);
-            conformance::poll_then_drop(target.write_at(0, &data), polls);
-            conformance::poll_then_drop(target.flush(), polls);
-            conformance::poll_then_drop(target.reader(), polls);
-            conformance::poll_then_drop(target.discard(whole), 0);
-            conformance::poll_then_drop(target.write_zeroes(whole), 0);
-        }
-        target.write_at(0, &data).await.unwrap();
-        target.flush().await.unwrap();
-        let reader = target.reader().await.unwrap();
-        let mut back = vec![0; data.len()];
-        reader.read_at(0, &mut back).await.unwrap();
-        assert!(back == data);
-    });
+fn dropped_calls_do_not_undo_later_ones() {
+    for place in places() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let target = FileTarget::create_new(place.path().join("disk"), 8 * MIB as u64).unwrap();
+        let whole = ByteRange::whole(8 * MIB as u64);
+        runtime.block_on(async {
+            for round in 1..25_u8 {
+                let (old, data) = (vec![0xEE; 8 * MIB], vec![round; 8 * MIB]);
+                let polls = usize::from(round % 3);
+                conformance::poll_then_drop(target.flush(), polls);
+                conformance::poll_then_drop(target.reader(), polls);
+                conformance::poll_then_drop(target.write_at(0, &old), polls);
+                conformance::poll_then_drop(target.discard(whole), polls);
+                conformance::poll_then_drop(target.write_zeroes(whole), polls);
+                if round % 2 == 0 {
+                    target.write_local(0, &data).unwrap();
+                } else {
+                    target.write_at(0, &data).await.unwrap();
+                }
+                target.flush().await.unwrap();
+                let reader = target.reader().await.unwrap();
+                let mut back = vec![0; data.len()];
+                reader.read_at(0, &mut back).await.unwrap();
+                assert!(back == data, "round {round}");
+            }
+        });
+        // Whatever was left has ended now.
+        drop(runtime);
+        assert!(std::fs::read(place.path().join("disk")).unwrap() == vec![24; 8 * MIB]);
+    }
+}
+
+/// A run that is killed between creating its file and giving it its size.
+#[test]
+fn an_empty_file_counts_as_missing() {
+    for place in places() {
+        let path = place.path().join("disk");
+        std::fs::write(&path, b"").unwrap();
+        let facts = inspect_target(&path).unwrap();
+        assert_eq!((facts.kind, facts.size), (TargetKind::Missing, 0));
+        assert_eq!(facts.obstacles, []);
+        let target = FileTarget::create_new(&path, MIB as u64).unwrap();
+        assert!(target.caps().known_zero);
+        assert_eq!(target.size(), MIB as u64);
+        drop(target);
+        assert_eq!(FileTarget::create_new(&path, 4096).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), MIB as u64);
+    }
+    // A size that cannot be set leaves the file that was there.
+    let place = places().pop().unwrap();
+    let path = place.path().join("disk");
+    std::fs::write(&path, b"").unwrap();
+    let error = FileTarget::create_new(&path, u64::MAX >> 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
 }
 
 #[test]
@@ -342,6 +377,38 @@ fn facts_of_files_and_of_what_is_none() {
             assert_eq!(facts.obstacles, [Obstacle::NotADisk { what }]);
             assert_eq!(facts.obstacles[0].kind(), Kind::Usage);
         }
+    }
+}
+
+/// QEMU itself is the oracle of how it locks.
+#[test]
+fn a_file_that_qemu_uses_is_refused() {
+    use std::io::{BufRead as _, Write as _};
+    use std::process::{Command, Stdio};
+    for place in places() {
+        let path = place.path().join("disk");
+        std::fs::write(&path, vec![7; MIB]).unwrap();
+        for mode in ["-r", "-n"] {
+            let mut command = Command::new("qemu-io");
+            command.args(["-f", "raw", mode]).arg(&path);
+            let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let Ok(mut qemu) = spawned else {
+                skip("a_file_that_qemu_uses_is_refused: there is no qemu-io");
+                return;
+            };
+            let mut commands = qemu.stdin.take().unwrap();
+            commands.write_all(b"length\n").unwrap();
+            let mut line = String::new();
+            std::io::BufReader::new(qemu.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert!(line.contains("1 MiB"), "it has the file open: {line:?}");
+            let error = FileTarget::open_existing(&path).unwrap_err();
+            assert_eq!(error.kind(), Kind::TargetUnusable, "{mode}: {error}");
+            assert!(error.to_string().contains("QEMU"), "{error}");
+            drop(commands);
+            qemu.wait().unwrap();
+        }
+        FileTarget::open_existing(&path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == vec![7; MIB]);
     }
 }
 

@@ -9,7 +9,9 @@ mod local_support;
 
 use carreto_block::{ByteRange, LocalWrite as _, Source as _, Target};
 use carreto_error::Kind;
-use carreto_store::{DeviceTarget, FileTarget, LocalFile, Obstacle, TargetKind, inspect_target};
+use carreto_store::{
+    DeviceTarget, FileTarget, LocalFile, LocalOptions, Obstacle, TargetKind, inspect_target,
+};
 use carreto_testkit::{Rng, conformance, sparse_disk};
 use local_support::machine::{Loop, Mounted, allowed, run};
 use local_support::{places, skip};
@@ -171,7 +173,6 @@ fn a_mounted_device_is_refused_by_name() {
         holder: device.name().to_owned(),
     };
     assert_eq!(facts.obstacles, [used, held]);
-    LocalFile::open(&device.device).unwrap();
     drop(mounted);
     DeviceTarget::open(&device.device).unwrap();
 }
@@ -354,4 +355,82 @@ fn a_read_only_file_system_is_refused() {
     assert!(matches!(facts.obstacles[..], [Obstacle::ReadOnlyFileSystem { .. }]), "{facts:?}");
     let source = LocalFile::open(&file).unwrap();
     assert_eq!(source.size(), 4096);
+}
+
+/// Others write the disk behind the device without this machine's cache hearing of it.
+#[test]
+fn a_device_source_is_not_read_from_the_cache() {
+    let Some(_alone) = allowed("a_device_source_is_not_read_from_the_cache") else {
+        return;
+    };
+    let old = vec![0x11; 2 * MIB];
+    each_device(&old, |device, file, _| {
+        // Held open, or closing the last descriptor would drop the cache.
+        let mut cache = std::fs::File::open(&device.device).unwrap();
+        let mut cached = Vec::new();
+        std::io::Read::read_to_end(&mut cache, &mut cached).unwrap();
+        assert!(cached == old);
+        let behind = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&behind, &vec![0x22; MIB], 4096).unwrap();
+        behind.sync_all().unwrap();
+        let mut wanted = old.clone();
+        wanted[4096..4096 + MIB].fill(0x22);
+        let source = LocalFile::open(&device.device).unwrap();
+        assert!(source.bypasses_cache(), "{}", device.name());
+        let mut bytes = vec![0; 2 * MIB];
+        carreto_block::LocalRead::read_local(&source, 0, &mut bytes).unwrap();
+        assert!(bytes == wanted, "old bytes came from the cache");
+        drop(cache);
+    });
+}
+
+#[test]
+fn a_device_that_is_written_while_it_is_read_has_another_stamp() {
+    let Some(_alone) = allowed("a_device_that_is_written_while_it_is_read_has_another_stamp")
+    else {
+        return;
+    };
+    each_device(&vec![0x11; 2 * MIB], |device, _, _| {
+        // Written before and not yet on the device: no change while it is read.
+        let write = || {
+            let node = std::fs::OpenOptions::new().write(true).open(&device.device).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&node, &[0x33; 8192], 8192).unwrap();
+            node
+        };
+        let early = write();
+        let source = LocalFile::open(&device.device).unwrap();
+        let stamp = || runtime().block_on(source.stamp()).unwrap();
+        let first = stamp();
+        let mut bytes = vec![0; 2 * MIB];
+        carreto_block::LocalRead::read_local(&source, 0, &mut bytes).unwrap();
+        drop(early);
+        assert_eq!(stamp(), first);
+        assert!(bytes[8192..16384].iter().all(|byte| *byte == 0x33));
+        write().sync_all().unwrap();
+        assert_ne!(stamp(), first);
+    });
+}
+
+#[test]
+fn a_mounted_source_is_refused_unless_allowed_or_read_only() {
+    let Some(_alone) = allowed("a_mounted_source_is_refused_unless_allowed_or_read_only") else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("disk");
+    std::fs::write(&file, vec![0; 16 * MIB]).unwrap();
+    let device = Loop::attach(&file, 512, &[]);
+    run("mkfs.ext4", &["-q", device.name()]);
+    let point = place.path().join("point");
+    let mounted = Mounted::new(&[device.name()], &point);
+    let error = LocalFile::open(&device.device).unwrap_err();
+    assert_eq!(error.kind(), Kind::SourceChanged, "{error}");
+    assert!(error.to_string().contains("for writing"), "{error}");
+    assert!(error.remedy().contains(point.to_str().unwrap()), "{}", error.remedy());
+    let mut options = LocalOptions::default();
+    options.allow_in_use = true;
+    LocalFile::open_with(&device.device, options).unwrap();
+    drop(mounted);
+    let _read_only = Mounted::new(&["-o", "ro", device.name()], &point);
+    LocalFile::open(&device.device).unwrap();
 }

@@ -8,9 +8,13 @@
 
 mod object_support;
 
+use carreto_block::SourceExt as _;
 use carreto_error::Kind;
-use carreto_store::{Credentials, Secret, StoreConfig, StoreSettings};
+use carreto_store::{
+    Credentials, ObjectStores, Secret, SilentObserver, StoreConfig, StoreSettings,
+};
 use object_support::url;
+use std::sync::Arc;
 use std::time::Duration;
 
 const FILE: &str = r#"
@@ -127,6 +131,8 @@ fn mistakes_are_named_and_values_are_not() {
         ("[store]\ns3 = \"canary\"", "store.s3 in the configuration file is not a table"),
         ("[store]\nretry_for = \"canary\"", "store.retry_for"),
         ("[store]\nretry_for = \"99999999999999999999h\"", "store.retry_for"),
+        ("[store]\nread_timeout = \"18446744073709551615s\"", "at most 365d"),
+        ("[store]\nretry_for = \"366d\"", "at most 365d"),
         ("[store]\nmax_requests = -1", "store.max_requests"),
         ("[store.s3]\nsecret_acces_key = \"canary\"", "store.s3.secret_acces_key"),
         ("[store.s3]\nsecret_access_key = \"canary\"", "needs both"),
@@ -149,16 +155,76 @@ fn mistakes_are_named_and_values_are_not() {
         assert!(text.contains(words), "{text} lacks {words}");
         assert!(!text.contains("canary") && !text.contains("4711"), "{text}");
     }
-    for env in [
-        vec![("AWS_SECRET_ACCESS_KEY", "canary")],
-        vec![("COS_SECRET_ID", "canary")],
-        vec![("AWS_ALLOW_HTTP", "canary")],
-    ] {
-        let error = StoreConfig::new().with_env(env).unwrap_err();
-        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
-        assert!(error.to_string().contains("the variable "), "{error}");
-    }
+    let error = StoreConfig::new().with_env([("AWS_ALLOW_HTTP", "canary")]).unwrap_err();
+    assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    assert!(error.to_string().contains("the variable "), "{error}");
     let profile = "[p]\naws_access_key_id = canary";
     let error = StoreConfig::new().with_aws_profile(profile, "p").unwrap_err();
     assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+}
+
+#[test]
+fn half_a_key_in_the_environment_is_an_error_of_its_store_alone() {
+    for (variable, missing, name) in [
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "s3://b/k"),
+        ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "s3://b/k"),
+        ("COS_SECRET_ID", "COS_SECRET_KEY", "cos://b-1/k"),
+    ] {
+        let env = [(variable, "canary"), ("COS_REGION", "ap-x")];
+        let config = StoreConfig::new().with_env(env).unwrap();
+        let error = stores_of(config.clone()).handle(&url(name)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(missing), "{error}");
+        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+        stores_of(config.clone()).handle(&url("https://h/k")).unwrap();
+        let mut flags = StoreSettings::default();
+        flags.anonymous = Some(true);
+        stores_of(config.with_flags(flags)).handle(&url(name)).unwrap();
+    }
+}
+
+fn stores_of(config: StoreConfig) -> ObjectStores {
+    ObjectStores::new(config, Arc::new(SilentObserver))
+}
+
+#[test]
+fn the_header_of_a_profile_ends_at_its_bracket() {
+    let text = "[default]\naws_access_key_id = d\naws_secret_access_key = d-secret # mine\n\
+                [prod] # production\naws_access_key_id = p\naws_secret_access_key = p-secret\n\
+                [broken\naws_access_key_id = b\naws_secret_access_key = b-secret\n";
+    for (profile, wanted) in [("default", Some("d")), ("prod", Some("p")), ("broken", None)] {
+        let config = StoreConfig::new().with_aws_profile(text, profile).unwrap();
+        let found = settings(&config, "s3://b/k").credentials;
+        let key = wanted.map(|id| Credentials::Key {
+            id: id.into(),
+            secret: format!("{id}-secret").as_str().into(),
+            token: None,
+        });
+        assert_eq!(found, key, "{profile}");
+    }
+}
+
+#[test]
+fn a_later_file_goes_over_an_earlier_one_field_by_field() {
+    let system = "[store]\nproxy = \"http://p:1\"\nretry_for = \"1m\"\n\
+                  [store.s3]\nregion = \"system\"\n";
+    let user = "[store]\nretry_for = \"2m\"\n[store.s3]\nendpoint = \"https://user\"\n";
+    let config = StoreConfig::new().with_file(system).unwrap().with_file(user).unwrap();
+    let found = settings(&config, "s3://b/k");
+    assert_eq!(found.proxy, Some(Secret::new("http://p:1")));
+    assert_eq!(found.retry_for, Some(Duration::from_mins(2)));
+    assert_eq!(found.region.as_deref(), Some("system"));
+    assert_eq!(found.endpoint.as_deref(), Some("https://user"));
+}
+
+/// As flags may hand in any duration, the bound is not only one of the file.
+#[tokio::test]
+async fn endless_timeouts_do_not_overflow_the_clock() {
+    let server = object_support::FaultServer::start(vec![7; 4096], |_, _| None).await;
+    let mut flags = object_support::settings(&server.endpoint);
+    flags.read_timeout = Some(Duration::MAX);
+    flags.connect_timeout = Some(Duration::MAX);
+    flags.retry_for = Some(Duration::MAX);
+    let source = object_support::stores(flags).open(&url("s3://images/disk")).await.unwrap();
+    assert_eq!(source.read_vec(0, 4096).await.unwrap(), vec![7; 4096]);
 }

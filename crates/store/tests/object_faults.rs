@@ -10,111 +10,15 @@
 mod object_support;
 
 use carreto_block::{Source as _, SourceExt as _};
-use carreto_error::{Kind, Result, chain_text};
-use carreto_store::{ObjectSource, ObjectStores, StoreConfig, StoreEvent, StoreSettings};
-use carreto_testkit::{conformance, sparse_disk};
-use object_support::{ETAG, FaultServer, Recorder, Request, Step, answer, honest, settings, url};
+use carreto_error::{Kind, chain_text};
+use carreto_store::{ObjectSource, StoreEvent, StoreSettings};
+use carreto_testkit::conformance;
+use object_support::{
+    Case, ETAG, FaultServer, Request, SIZE, Step, answer, bent, content, cut, honest,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-const SIZE: usize = 300_000;
-
-fn content() -> Vec<u8> {
-    sparse_disk(SIZE, 42)
-}
-
-/// A server, its object once opened, and what was told.
-struct Case {
-    server: FaultServer,
-    events: Arc<Recorder>,
-    stores: ObjectStores,
-}
-
-impl Case {
-    /// `script` sees only GET requests; HEAD is answered honestly.
-    async fn new(
-        script: impl Fn(usize, &Request, &[u8]) -> Option<Vec<Step>> + Send + Sync + 'static,
-    ) -> Self {
-        Self::with(|_| {}, script).await
-    }
-
-    async fn with(
-        change: impl FnOnce(&mut StoreSettings),
-        script: impl Fn(usize, &Request, &[u8]) -> Option<Vec<Step>> + Send + Sync + 'static,
-    ) -> Self {
-        let count = AtomicUsize::new(0);
-        let bytes = content();
-        let script = move |_, request: &Request| {
-            if request.method == "HEAD" {
-                return None;
-            }
-            script(count.fetch_add(1, Ordering::SeqCst), request, &bytes)
-        };
-        Self::raw(change, script).await
-    }
-
-    /// `script` sees every request.
-    async fn raw(
-        change: impl FnOnce(&mut StoreSettings),
-        script: impl Fn(usize, &Request) -> Option<Vec<Step>> + Send + Sync + 'static,
-    ) -> Self {
-        let server = FaultServer::start(content(), script).await;
-        let mut flags = settings(&server.endpoint);
-        change(&mut flags);
-        let events = Arc::new(Recorder::default());
-        let config = StoreConfig::new().with_flags(flags);
-        let stores = ObjectStores::new(config, Arc::clone(&events) as _);
-        Self { server, events, stores }
-    }
-
-    async fn open(&self) -> Result<ObjectSource> {
-        self.stores.open(&url("s3://images/disk")).await
-    }
-
-    async fn read(&self) -> Result<Vec<u8>> {
-        self.open().await?.read_vec(0, SIZE).await
-    }
-
-    async fn reads_right(&self) {
-        let bytes = self.read().await.expect("the read recovers");
-        assert!(bytes == content(), "the bytes differ");
-        assert!(!self.events.events().is_empty(), "nothing was told");
-    }
-
-    async fn fails(&self, kind: Kind, words: &str) {
-        let error = self.read().await.expect_err("the read fails");
-        let text = chain_text(&error);
-        assert_eq!(error.kind(), kind, "{text}");
-        assert!(text.contains(words), "{text:?} lacks {words:?}");
-        assert_eq!(error.nearest_path(), Some("s3://images/disk"));
-    }
-}
-
-/// The honest answer with its head changed.
-fn bent(request: &Request, content: &[u8], from: &str, to: &str) -> Vec<Step> {
-    let mut steps = honest(request, content);
-    if let Some(Step::Send(bytes)) = steps.first_mut() {
-        let end = bytes.windows(4).position(|b| b == b"\r\n\r\n").unwrap();
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        assert!(head.contains(from), "{head:?} lacks {from:?}");
-        let mut changed = head.replace(from, to).into_bytes();
-        changed.extend_from_slice(&bytes[end..]);
-        *bytes = changed;
-    }
-    steps
-}
-
-/// The honest answer up to `keep` bytes of its body, then `then`.
-fn cut(request: &Request, content: &[u8], keep: usize, then: Step) -> Vec<Step> {
-    let mut steps = honest(request, content);
-    if let Some(Step::Send(bytes)) = steps.first_mut() {
-        let head = bytes.windows(4).position(|b| b == b"\r\n\r\n").unwrap() + 4;
-        bytes.truncate(head + keep);
-    }
-    steps.push(then);
-    steps
-}
 
 #[tokio::test]
 async fn an_honest_server_conforms() {
@@ -195,7 +99,7 @@ async fn a_reset_before_the_answer_is_tried_again() {
 
 #[tokio::test]
 async fn a_stalled_body_is_noticed_and_resumed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(400));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, r, c| (n == 0).then(|| cut(r, c, 70_000, Step::Hang))).await;
     case.reads_right().await;
     let resumed =
@@ -205,7 +109,7 @@ async fn a_stalled_body_is_noticed_and_resumed() {
 
 #[tokio::test]
 async fn a_missing_answer_is_noticed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(400));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, _, _| (n == 0).then(|| vec![Step::Hang])).await;
     case.reads_right().await;
 }
@@ -213,7 +117,7 @@ async fn a_missing_answer_is_noticed() {
 /// One byte now and then would keep a timeout per chunk quiet for ever.
 #[tokio::test]
 async fn a_trickling_body_is_noticed() {
-    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_millis(500));
+    let short = |flags: &mut StoreSettings| flags.read_timeout = Some(Duration::from_secs(2));
     let case = Case::with(short, |n, r, c| {
         (n == 0).then(|| {
             let mut steps = cut(r, c, 10, Step::Pause(Duration::from_millis(20)));
@@ -407,7 +311,8 @@ async fn a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn a_huge_head_is_an_error() {
-    let case = Case::new(|_, r, c| {
+    let soon = |flags: &mut StoreSettings| flags.retry_for = Some(Duration::from_millis(200));
+    let case = Case::with(soon, |_, r, c| {
         let huge = format!("x-huge: {}\r\ncontent-range", "h".repeat(2 << 20));
         Some(bent(r, c, "content-range", &huge))
     })
@@ -437,41 +342,45 @@ async fn an_endless_error_page_is_cut_off() {
     assert_eq!(swallowed.load(Ordering::SeqCst), 0, "64 MiB of error page were read");
 }
 
+/// The first request is answered once all the others have come.
 #[tokio::test]
 async fn a_stall_does_not_hold_the_other_parts() {
+    let seen = Arc::new(AtomicUsize::new(0));
     let case = Case::with(
-        |flags| {
-            flags.part_size = Some(64 << 10);
-            flags.read_timeout = Some(Duration::from_secs(2));
+        |flags| flags.part_size = Some(64 << 10),
+        move |n, r, c| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            (n == 0).then(|| {
+                let mut steps = vec![Step::Until(Arc::clone(&seen), 5)];
+                steps.extend(honest(r, c));
+                steps
+            })
         },
-        |n, _, _| (n == 0).then(|| vec![Step::Hang]),
     )
     .await;
-    case.reads_right().await;
+    assert!(case.read().await.unwrap() == content());
     let ranges: Vec<_> = case.server.requests().iter().filter_map(Request::range).collect();
-    assert_eq!(ranges.len(), 6, "five parts, one of them twice: {ranges:?}");
-    assert_eq!(ranges[0], ranges[5], "the stalled one came last: {ranges:?}");
+    assert_eq!(ranges.len(), 5, "every part once: {ranges:?}");
+    assert_eq!(case.events.events(), [], "the others waited for the first");
 }
 
 #[tokio::test]
 async fn the_number_of_requests_is_bounded() {
     let running = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
-    let (now, top) = (Arc::clone(&running), Arc::clone(&most));
+    let top = Arc::clone(&most);
     let case = Case::with(
         |flags| {
             flags.part_size = Some(64 << 10);
             flags.max_requests = Some(2);
         },
         move |_, r, c| {
-            top.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let now = Arc::clone(&now);
-            // The answer leaves after the pause, so the next request counts on top until then.
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                now.fetch_sub(1, Ordering::SeqCst);
-            });
-            let mut steps = vec![Step::Pause(Duration::from_millis(40))];
+            top.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            seen.fetch_add(1, Ordering::SeqCst);
+            // The first ones wait for each other, so two are under way at once.
+            let mut steps =
+                vec![Step::Until(Arc::clone(&seen), 2), Step::Uncount(Arc::clone(&running))];
             steps.extend(honest(r, c));
             Some(steps)
         },
@@ -482,6 +391,7 @@ async fn the_number_of_requests_is_bounded() {
     let (a, b) = tokio::join!(read(Arc::clone(&source)), read(source));
     assert!(a == content() && b == content());
     assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert_eq!(case.events.events(), [], "one request waited for another in vain");
 }
 
 #[tokio::test]

@@ -10,15 +10,11 @@ mod object_support;
 
 use carreto_block::{Source as _, SourceExt as _};
 use carreto_error::Kind;
-use carreto_store::{Credentials, ObjectStores, SilentObserver, StoreConfig, StoreSettings};
+use carreto_store::{Credentials, ObjectStores, StoreConfig};
 use carreto_testkit::{conformance, sparse_disk};
-use object_support::{KEY, Recorder, S3Server, settings, url};
+use object_support::{KEY, Recorder, S3Server, settings, stores, url};
 use std::sync::Arc;
 use std::time::Duration;
-
-fn stores(flags: StoreSettings) -> ObjectStores {
-    ObjectStores::new(StoreConfig::new().with_flags(flags), Arc::new(SilentObserver))
-}
 
 fn put(server: &S3Server, path: &str, content: &[u8]) {
     let path = server.root.path().join(path);

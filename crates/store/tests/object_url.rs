@@ -141,3 +141,27 @@ fn an_object_url_is_checked_when_it_is_put_together() {
     assert!(ObjectUrl::new(Scheme::S3, "b", "../k").is_err());
     assert!(ObjectUrl::new(Scheme::Https, "h", "k").is_err());
 }
+
+#[test]
+fn an_identity_outlives_its_signature_and_does_not_hold_it() {
+    let identity = |text: &str| object(text).identity();
+    let bare = identity("https://files.example.org/a/disk.qcow2");
+    assert_eq!(bare, "https://files.example.org/a/disk.qcow2");
+    for query in [
+        "X-Amz-Algorithm=AWS4&X-Amz-Date=1&X-Amz-Security-Token=canary&x-amz-signature=canary",
+        "AWSAccessKeyId=canary&Expires=17&Signature=canary",
+        "sv=2026&sr=b&sp=r&se=2026&skoid=canary&sig=canary",
+        "q-sign-algorithm=sha1&q-ak=canary&q-signature=canary&x-cos-security-token=canary",
+        "X-Goog-Signature=canary&X-Goog-Expires=9",
+        "access_token=canary",
+    ] {
+        assert_eq!(identity(&format!("https://files.example.org/a/disk.qcow2?{query}")), bare);
+    }
+    let one = identity("https://files.example.org/get?id=canary-1&v=2&X-Amz-Date=1");
+    assert_eq!(one, identity("https://files.example.org/get?v=2&id=canary-1&X-Amz-Date=2"));
+    assert_ne!(one, identity("https://files.example.org/get?id=canary-2&v=2"));
+    // Without a signature of Azure these are parameters like any other.
+    assert_ne!(identity("https://h/get?sr=1"), identity("https://h/get?sr=2"));
+    assert!(!one.contains("canary"), "{one}");
+    assert_eq!(identity("s3://images/disk?x=1"), "s3://images/disk?x=1");
+}

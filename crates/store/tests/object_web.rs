@@ -10,39 +10,11 @@ mod object_support;
 
 use carreto_block::{Source as _, SourceExt as _};
 use carreto_error::{Kind, chain_text};
-use carreto_store::{Credentials, Location, ObjectStores, SilentObserver, StoreConfig};
-use carreto_store::{Secret, StoreSettings};
+use carreto_store::{Credentials, Location, Secret, StoreSettings};
 use carreto_testkit::{conformance, sparse_disk};
-use object_support::{FaultServer, Request, Step, answer, honest, settings, url};
-use std::sync::Arc;
-use std::time::Duration;
-
-fn stores(flags: StoreSettings) -> ObjectStores {
-    ObjectStores::new(StoreConfig::new().with_flags(flags), Arc::new(SilentObserver))
-}
-
-fn quick() -> StoreSettings {
-    let mut flags = StoreSettings::default();
-    flags.retry_for = Some(Duration::from_millis(50));
-    flags
-}
-
-/// The honest answer without the headers of these names.
-fn without(request: &Request, content: &[u8], names: &[&str]) -> Vec<Step> {
-    let mut steps = honest(request, content);
-    if let Some(Step::Send(bytes)) = steps.first_mut() {
-        let end = bytes.windows(4).position(|b| b == b"\r\n\r\n").unwrap();
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let kept: Vec<&str> = head
-            .split("\r\n")
-            .filter(|line| !names.iter().any(|name| line.starts_with(name)))
-            .collect();
-        let mut changed = kept.join("\r\n").into_bytes();
-        changed.extend_from_slice(&bytes[end..]);
-        *bytes = changed;
-    }
-    steps
-}
+use object_support::{
+    FaultServer, Request, Step, answer, honest, quick, settings, stores, url, without,
+};
 
 #[tokio::test]
 async fn a_web_server_conforms_and_gets_the_address_as_it_was_typed() {

@@ -33,19 +33,16 @@ impl Variables {
         }
     }
 
-    /// A key and its secret: both or none.
-    fn key(&self, id: &[&str], secret: &[&str], token: &[&str]) -> Result<Option<Credentials>> {
+    /// A key and its secret. Half of one is no error here: the run may not need a store.
+    fn key(&self, id: &[&str], secret: &[&str], token: &[&str]) -> Option<Credentials> {
         match (self.first(id), self.secret(secret)) {
-            (None, None) => Ok(None),
+            (None, None) => None,
             (Some(id), Some(secret)) => {
-                Ok(Some(Credentials::Key { id, secret, token: self.secret(token) }))
+                Some(Credentials::Key { id, secret, token: self.secret(token) })
             }
             (found, _) => {
                 let missing = if found.is_some() { secret } else { id };
-                Err(Error::new(
-                    Kind::Usage,
-                    format!("the variable {} is not set, but its other half is", missing[0]),
-                ))
+                Some(Credentials::Incomplete { missing: format!("the variable {}", missing[0]) })
             }
         }
     }
@@ -88,7 +85,7 @@ fn aws(variables: &Variables) -> Result<StoreSettings> {
             &["AWS_ACCESS_KEY_ID"],
             &["AWS_SECRET_ACCESS_KEY"],
             &["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"],
-        )?,
+        ),
         allow_http: variables.flag("AWS_ALLOW_HTTP")?,
         virtual_host: variables.flag("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")?,
         anonymous: variables.flag("AWS_SKIP_SIGNATURE")?,
@@ -97,16 +94,13 @@ fn aws(variables: &Variables) -> Result<StoreSettings> {
 }
 
 fn cos(variables: &Variables) -> Result<StoreSettings> {
-    let own = variables.key(
-        &["COS_SECRET_ID"],
-        &["COS_SECRET_KEY"],
-        &["COS_SESSION_TOKEN", "COS_TOKEN"],
-    )?;
+    let own =
+        variables.key(&["COS_SECRET_ID"], &["COS_SECRET_KEY"], &["COS_SESSION_TOKEN", "COS_TOKEN"]);
     let general = variables.key(
         &["TENCENTCLOUD_SECRET_ID"],
         &["TENCENTCLOUD_SECRET_KEY"],
         &["TENCENTCLOUD_SESSION_TOKEN", "TENCENTCLOUD_TOKEN"],
-    )?;
+    );
     Ok(StoreSettings {
         endpoint: variables.first(&["COS_ENDPOINT"]),
         region: variables.first(&["COS_REGION", "TENCENTCLOUD_REGION"]),

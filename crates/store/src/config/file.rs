@@ -3,6 +3,7 @@
 //! Tables are walked by hand, because the texts of a general deserialiser repeat the values it
 //! does not like, and a value can be a secret in the wrong place.
 
+use super::settings::LONGEST;
 use super::{Credentials, Secret, StoreSettings};
 use crate::url::Scheme;
 use carreto_error::{Error, Kind, Result};
@@ -124,6 +125,7 @@ impl Section {
                 .number("max_requests")?
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             part_size: self.number("part_size")?,
+            accept_unversioned: self.flag("accept_unversioned")?,
         };
         match self.fields.keys().next() {
             Some(name) => Err(usage(format!(
@@ -169,12 +171,13 @@ impl Section {
     }
 
     fn duration(&mut self, name: &str) -> Result<Option<Duration>> {
-        let wanted = "a duration such as \"90s\", \"10m\" or \"1h\"";
+        let wanted = "a duration such as \"90s\", \"10m\" or \"1h\", of at most 365d";
         match self.fields.remove(name) {
             None => Ok(None),
-            Some(Value::String(text)) => {
-                duration(&text).map(Some).ok_or_else(|| self.wrong(name, wanted))
-            }
+            Some(Value::String(text)) => duration(&text)
+                .filter(|time| *time <= LONGEST)
+                .map(Some)
+                .ok_or_else(|| self.wrong(name, wanted)),
             Some(_) => Err(self.wrong(name, wanted)),
         }
     }

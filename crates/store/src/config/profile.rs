@@ -43,17 +43,26 @@ fn section<'t>(text: &'t str, profile: &str) -> BTreeMap<&'t str, &'t str> {
     let mut values = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with([' ', '\t'])) {
         let line = line.trim();
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            let name = name.trim();
+        if let Some(header) = line.strip_prefix('[') {
+            // What follows the bracket is a comment; a header without one has no name.
+            let name = header.split_once(']').map_or("", |(name, _)| name.trim());
             let name = name.strip_prefix("profile ").map_or(name, str::trim);
             inside = name == profile;
         } else if inside
             && !line.starts_with(['#', ';'])
             && let Some((name, value)) = line.split_once('=')
-            && !value.trim().is_empty()
+            && let value = without_comment(value)
+            && !value.is_empty()
         {
-            values.insert(name.trim(), value.trim());
+            values.insert(name.trim(), value);
         }
     }
     values
+}
+
+/// A value ends where a space and a comment sign follow it.
+fn without_comment(value: &str) -> &str {
+    let value = value.trim();
+    let end = [" #", " ;", "\t#", "\t;"].iter().filter_map(|sign| value.find(sign)).min();
+    end.map_or(value, |end| value[..end].trim())
 }

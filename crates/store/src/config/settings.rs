@@ -1,10 +1,13 @@
 //! The settings of one store, and how two layers of them combine.
 
-use super::Secret;
+use super::{Provider, Secret};
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The longest time that a setting can ask for; longer ones would overflow the clock.
+pub(super) const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// Who a request is made as. One value, so that no layer of configuration can pair its key with
 /// the secret or the session of another.
@@ -32,6 +35,13 @@ pub enum Credentials {
     AccountKey(Secret),
     /// A shared access signature of Azure: the query text.
     SharedAccess(Secret),
+    /// Access keys of S3 or COS that can be renewed while a run is under way.
+    Provider(Provider),
+    /// Half of a key. An error for who needs the credentials, and for nobody else.
+    Incomplete {
+        /// Where the missing half was looked for, such as the name of a variable.
+        missing: String,
+    },
 }
 
 impl Credentials {
@@ -46,7 +56,10 @@ impl Credentials {
             | Self::ServiceAccountKey(text)
             | Self::AccountKey(text)
             | Self::SharedAccess(text) => vec![text.expose()],
-            Self::ServiceAccountFile(_) | Self::ApplicationFile(_) => Vec::new(),
+            Self::ServiceAccountFile(_)
+            | Self::ApplicationFile(_)
+            | Self::Provider(_)
+            | Self::Incomplete { .. } => Vec::new(),
         }
     }
 
@@ -55,10 +68,17 @@ impl Credentials {
     /// # Errors
     /// `Usage`, naming the part and not its content.
     pub(crate) fn check(&self) -> Result<()> {
-        if let Self::Key { id, .. } = self {
-            check_text("access key", id)?;
-        }
         match self {
+            Self::Incomplete { missing } => {
+                Err(Error::new(Kind::Usage, format!("{missing} is not set, but its other half is")))
+            }
+            Self::Key { id, secret, token } => {
+                check_text("access key", id)?;
+                let token = token.iter().map(Secret::expose);
+                std::iter::once(secret.expose())
+                    .chain(token)
+                    .try_for_each(|text| check_text("secret or token", text))
+            }
             Self::ServiceAccountKey(_) => Ok(()),
             _ => {
                 self.secrets().into_iter().try_for_each(|text| check_text("secret or token", text))
@@ -114,6 +134,9 @@ pub struct StoreSettings {
     pub max_requests: Option<usize>,
     /// Bytes of one range request; longer reads are split and made in parallel.
     pub part_size: Option<u64>,
+    /// Reads objects that carry neither an `ETag` nor a time of modification. A change of such an
+    /// object while it is read is noticed only when its size changes.
+    pub accept_unversioned: Option<bool>,
 }
 
 impl StoreSettings {
@@ -143,7 +166,8 @@ impl StoreSettings {
             connect_timeout,
             min_progress,
             max_requests,
-            part_size
+            part_size,
+            accept_unversioned
         );
         let headers = over.headers.iter();
         self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));
@@ -151,15 +175,15 @@ impl StoreSettings {
     }
 
     pub(crate) fn retry_for(&self) -> Duration {
-        self.retry_for.unwrap_or(Duration::from_hours(1))
+        self.retry_for.unwrap_or(Duration::from_hours(1)).min(LONGEST)
     }
 
     pub(crate) fn read_timeout(&self) -> Duration {
-        self.read_timeout.unwrap_or(Duration::from_secs(30))
+        self.read_timeout.unwrap_or(Duration::from_secs(30)).min(LONGEST)
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
-        self.connect_timeout.unwrap_or(Duration::from_secs(10))
+        self.connect_timeout.unwrap_or(Duration::from_secs(10)).min(LONGEST)
     }
 
     pub(crate) fn min_progress(&self) -> u64 {

@@ -1,13 +1,13 @@
 //! System calls in loops: short counts, interruptions and the hop to a blocking thread.
 
-use carreto_block::{AlignedBuf, LocalRead, LocalWrite};
+use carreto_block::{AlignedBuf, LocalRead};
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, retry_on_intr};
 
 /// Bytes that an async read or write copies to or from its blocking thread at a time, which
 /// bounds what a call holds beside the caller's buffer.
-const HOP: usize = 1 << 20;
+pub(super) const HOP: usize = 1 << 20;
 
 /// Runs `work` on a thread that may block: the one door through which this module spawns.
 ///
@@ -39,22 +39,6 @@ where
         });
         chunk.copy_from_slice(&bytes.await?);
         at = at.saturating_add(len as u64);
-    }
-    Ok(())
-}
-
-/// An async write made of blocking ones; `writer` is a cheap handle.
-pub(super) async fn write_hopping<W>(writer: &W, offset: u64, data: &[u8]) -> Result<()>
-where
-    W: LocalWrite + Clone + 'static,
-{
-    let mut at = offset;
-    for chunk in data.chunks(HOP) {
-        let mut bytes = AlignedBuf::zeroed(chunk.len())?;
-        bytes.copy_from_slice(chunk);
-        let writer = writer.clone();
-        blocking(move || writer.write_local(at, &bytes)).await?;
-        at = at.saturating_add(chunk.len() as u64);
     }
     Ok(())
 }

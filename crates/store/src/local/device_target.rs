@@ -1,11 +1,12 @@
 //! A block device as a target.
 
-use super::calls::{blocking, read_up_to, target_error, write_all, write_hopping};
-use super::direct::DirectFile;
+use super::calls::{blocking, read_up_to, target_error, write_all};
 use super::lock;
 use super::node::{self, Node};
+use super::source::LocalFile;
 use super::sync::Syncer;
 use super::sysfs::{BlockDevice, Sysfs};
+use super::turns::{self, Call, InTurn, Turns};
 use super::zero::{self, Zeroer};
 use async_trait::async_trait;
 use carreto_block::{
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Bytes that one call zeroes at most, so that a run which is stopped ends soon.
+/// Bytes that one system call zeroes or discards at most: between two, a dropped call ends.
 const ZERO_STEP: u64 = 1 << 30;
 /// Bytes that an unaligned buffer is copied and written at a time.
 const BOUNCE: usize = 1 << 20;
@@ -28,8 +29,11 @@ const BOUNCE: usize = 1 << 20;
 /// A clone is another handle on the same open device. Writes bypass the page cache. Whole blocks
 /// are written as they are; a part of a block is read, changed and written back, one such change
 /// at a time and never beside another write, so that concurrent writes of different bytes of one
-/// block all take effect. A dropped async call may go on writing its bytes on a blocking thread
-/// for a moment.
+/// block all take effect.
+///
+/// Changes of the same bytes happen in the order of the calls, also after one was dropped: its
+/// work ends with the system call that is under way, at most 1 MiB of data or 1 GiB of zeros, and
+/// a later call waits for that.
 #[derive(Debug, Clone)]
 pub struct DeviceTarget(Arc<Inner>);
 
@@ -47,6 +51,7 @@ struct Inner {
     syncer: Syncer,
     /// Shared by writes of whole blocks, exclusive for changes of a part of one.
     blocks: RwLock<()>,
+    turns: Turns,
 }
 
 impl DeviceTarget {
@@ -74,6 +79,7 @@ impl DeviceTarget {
         if sysfs.as_ref().is_some_and(BlockDevice::read_only) {
             return Err(read_only_error(&name));
         }
+        lock::require_free(&fd, &name)?;
         // Keeps the device manager from probing half-written content, and lets another run tell
         // this one from a mount. Ownership rests on the exclusive open, so a refusal is no error.
         let _ = lock::exclusive(&fd, &name);
@@ -99,6 +105,7 @@ impl DeviceTarget {
             zeroer: Zeroer::default(),
             syncer: Syncer::default(),
             blocks: RwLock::default(),
+            turns: Turns::default(),
         })))
     }
 
@@ -159,7 +166,8 @@ impl DeviceTarget {
         (head, body, tail)
     }
 
-    fn zero_blocks(&self, range: ByteRange) -> Result<()> {
+    fn zero_blocks(&self, range: ByteRange, call: &Call) -> Result<()> {
+        call.check()?;
         let done = {
             let _shared = self.0.blocks.read().unwrap_or_else(PoisonError::into_inner);
             let done = self.0.zeroer.allocate(self.0.fd.as_fd(), range);
@@ -168,16 +176,7 @@ impl DeviceTarget {
         if done {
             return Ok(());
         }
-        zero::write_zeros(range, |at, zeros| self.write_blocks(at, zeros))
-    }
-
-    fn discard_blocks(&self, range: ByteRange) -> Result<()> {
-        let _shared = self.0.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        let (_, body, _) = self.split(range);
-        body.chunks(ZERO_STEP).try_for_each(|piece| {
-            let done = self.0.zeroer.discard(self.0.fd.as_fd(), piece);
-            done.map_err(self.fail("discard", piece.start()))
-        })
+        zero::write_zeros(range, call, |at, zeros| self.write_blocks(at, zeros))
     }
 
     fn flush_local(&self) -> Result<()> {
@@ -250,20 +249,17 @@ impl Target for DeviceTarget {
 
     async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
-        write_hopping(self, offset, data).await
+        turns::write(self, offset, data).await
     }
 
     async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
-        let target = self.clone();
-        blocking(move || target.zero_local(range)).await
+        turns::zero(self, range).await
     }
 
     /// Only whole blocks inside `range` are given back, and only by devices that then read as
     /// zeros there.
     async fn discard(&self, range: ByteRange) -> Result<()> {
-        self.check_range(range.start(), range.len())?;
-        let target = self.clone();
-        blocking(move || target.discard_blocks(range)).await
+        turns::discard(self, range).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -275,7 +271,7 @@ impl Target for DeviceTarget {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let unit = inner.block as usize;
-            let file = DirectFile::open(&inner.path, &inner.stat, inner.size, unit)?;
+            let file = LocalFile::read_back(&inner.path, &inner.stat, inner.size, unit)?;
             Ok(Arc::new(file) as Arc<dyn Source>)
         })
         .await
@@ -288,7 +284,18 @@ impl Target for DeviceTarget {
 
 impl LocalWrite for DeviceTarget {
     fn write_local(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_in_turn(offset, data, &Call::default())
+    }
+
+    fn zero_local(&self, range: ByteRange) -> Result<()> {
+        self.zero_in_turn(range, &Call::default())
+    }
+}
+
+impl InTurn for DeviceTarget {
+    fn write_in_turn(&self, offset: u64, data: &[u8], call: &Call) -> Result<()> {
         let range = self.check_range(offset, data.len() as u64)?;
+        let _turn = self.0.turns.enter(range, call)?;
         let (head, body, tail) = self.split(range);
         let (first, rest) = data.split_at(usize::try_from(head.len()).unwrap_or(usize::MAX));
         let (middle, last) = rest.split_at(usize::try_from(body.len()).unwrap_or(usize::MAX));
@@ -299,11 +306,24 @@ impl LocalWrite for DeviceTarget {
         self.change_block(tail, |bytes| bytes.copy_from_slice(last))
     }
 
-    fn zero_local(&self, range: ByteRange) -> Result<()> {
+    fn zero_in_turn(&self, range: ByteRange, call: &Call) -> Result<()> {
         let range = self.check_range(range.start(), range.len())?;
+        let _turn = self.0.turns.enter(range, call)?;
         let (head, body, tail) = self.split(range);
         self.change_block(head, |bytes| bytes.fill(0))?;
-        body.chunks(ZERO_STEP).try_for_each(|piece| self.zero_blocks(piece))?;
+        body.chunks(ZERO_STEP).try_for_each(|piece| self.zero_blocks(piece, call))?;
         self.change_block(tail, |bytes| bytes.fill(0))
+    }
+
+    fn discard_in_turn(&self, range: ByteRange, call: &Call) -> Result<()> {
+        let range = self.check_range(range.start(), range.len())?;
+        let _turn = self.0.turns.enter(range, call)?;
+        let _shared = self.0.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, body, _) = self.split(range);
+        body.chunks(ZERO_STEP).try_for_each(|piece| {
+            call.check()?;
+            let done = self.0.zeroer.discard(self.0.fd.as_fd(), piece);
+            done.map_err(self.fail("discard", piece.start()))
+        })
     }
 }

@@ -4,7 +4,7 @@ use super::mounts::{Mount, device_at, mounts, shown, swaps};
 use super::node::{self, Node};
 use super::obstacle::Obstacle;
 use super::sysfs::{BlockDevice, Sysfs};
-use carreto_error::{Error, IoSide, Result};
+use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fs::{Access, AtFlags, CWD, Stat, StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// What a target path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
-    /// Nothing yet.
+    /// Nothing yet, or an empty file, as a run leaves it that is killed while it creates one.
     Missing,
     /// A regular file.
     File,
@@ -56,11 +56,69 @@ struct System {
 /// `Denied` or `Io` when not even looking is possible. Everything else, also a path that names no
 /// disk, is an obstacle in the facts.
 pub fn inspect_target(path: impl AsRef<Path>) -> Result<TargetFacts> {
-    let system = System { sysfs: Sysfs::system(), proc: PathBuf::from("/proc") };
-    system.inspect(path.as_ref())
+    System::own().inspect(path.as_ref())
+}
+
+/// What writes, or may at any moment write, to the device `path` while it is read as an image:
+/// file systems mounted for writing and swap, on it, its partitions, what is built on them, and
+/// the disk that it is a part of. Nothing for a file.
+///
+/// What other processes or machines do with the device by themselves is not seen; the stamp of
+/// the source tells when they wrote.
+///
+/// # Errors
+/// `NotFound`, `Denied` or `Io` when looking is not possible.
+pub fn inspect_source(path: impl AsRef<Path>) -> Result<Vec<Obstacle>> {
+    let path = path.as_ref();
+    let stat = rustix::fs::stat(path).map_err(|errno| {
+        Error::io(IoSide::Source, "look at", path.to_string_lossy(), errno.into())
+    })?;
+    Ok(System::own().writers(&stat))
+}
+
+/// Refuses a device that [`inspect_source`] finds something about.
+pub(super) fn require_still(stat: &Stat, name: &str) -> Result<()> {
+    let Some(writer) = System::own().writers(stat).into_iter().next() else {
+        return Ok(());
+    };
+    let (what, remedy) = match &writer {
+        Obstacle::Mounted { mount_point, .. } => (
+            " for writing",
+            format!("unmount {mount_point}, or make it read-only (mount -o remount,ro), and retry"),
+        ),
+        _ => ("", writer.remedy()),
+    };
+    let text = format!("{writer}{what}, so that its content changes while it is read");
+    Err(Error::new(Kind::SourceChanged, text).during("open").path(name).remedied_by(remedy))
 }
 
 impl System {
+    fn own() -> Self {
+        Self { sysfs: Sysfs::system(), proc: PathBuf::from("/proc") }
+    }
+
+    fn writers(&self, stat: &Stat) -> Vec<Obstacle> {
+        if Node::of(stat) != Ok(Node::Device) {
+            return Vec::new();
+        }
+        let Some(device) = self.sysfs.device(stat.st_rdev) else {
+            return Vec::new();
+        };
+        let mounts: Vec<_> =
+            mounts(&self.proc).into_iter().filter(|mount| mount.writable).collect();
+        let mut used = device.and_above();
+        used.extend(device.disk());
+        for (over, _) in self.loops_on(stat, Node::Device) {
+            used.extend(over.and_above());
+        }
+        let mut found = Vec::new();
+        for device in &used {
+            found.extend(mounted(device, &mounts));
+            found.extend(self.swapped(device));
+        }
+        sorted(found)
+    }
+
     fn inspect(&self, path: &Path) -> Result<TargetFacts> {
         let stat = match rustix::fs::stat(path) {
             Ok(stat) => stat,
@@ -107,7 +165,8 @@ impl System {
     fn file(&self, path: &Path, stat: &Stat) -> Result<TargetFacts> {
         let name = path.to_string_lossy();
         let fail = |errno: Errno| Error::io(IoSide::Target, "look at", &*name, errno.into());
-        let mut facts = TargetFacts::new(TargetKind::File);
+        let kind = if stat.st_size == 0 { TargetKind::Missing } else { TargetKind::File };
+        let mut facts = TargetFacts::new(kind);
         facts.size = u64::try_from(stat.st_size).unwrap_or(0);
         facts.allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         let file_system = rustix::fs::statvfs(path).map_err(fail)?;
@@ -163,16 +222,20 @@ impl System {
 
     /// The loop devices over the target, and who uses those.
     fn loops_over(&self, stat: &Stat, node: Node) -> Vec<Obstacle> {
-        let identity = node::identity_of(stat, node);
         let mut found = Vec::new();
-        for (device, file) in self.sysfs.loops() {
-            if identity_at(&file).as_ref() != Some(&identity) {
-                continue;
-            }
+        for (device, file) in self.loops_on(stat, node) {
             found.push(Obstacle::Held { device: shown(&file), holder: device.title() });
             found.extend(self.uses_of_device(&device));
         }
         found
+    }
+
+    /// The loop devices whose file is the one that `stat` is of.
+    fn loops_on(&self, stat: &Stat, node: Node) -> Vec<(BlockDevice, PathBuf)> {
+        let identity = Some(node::identity_of(stat, node));
+        let mut loops = self.sysfs.loops();
+        loops.retain(|(_, file)| identity_at(file) == identity);
+        loops
     }
 }
 

@@ -45,6 +45,34 @@ pub(super) fn exclusive(fd: &OwnedFd, name: &str) -> Result<()> {
     }
 }
 
+/// Checks that no other program holds a lock on a range of the open file, as QEMU does on the
+/// images of its guests (`file.locking` of its block drivers: read locks on some bytes, of which
+/// [`exclusive`] knows nothing).
+///
+/// Asked before [`exclusive`], because on network file systems both are locks of one kind. A file
+/// system without such locks is free: there is nobody who could hold one.
+///
+/// # Errors
+/// `TargetUnusable` when there is one.
+pub(super) fn require_free(fd: &OwnedFd, name: &str) -> Result<()> {
+    match rustix::fs::fcntl_lock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            // Others, such as a guest that is started later, find the lock of `exclusive` or
+            // nothing; this one would go with the next descriptor of the file that closes.
+            let _ = rustix::fs::fcntl_lock(fd, FlockOperation::NonBlockingUnlock);
+            Ok(())
+        }
+        Err(Errno::ACCESS | Errno::AGAIN) => {
+            let text = "another program holds a lock on it, as QEMU does while a guest uses it";
+            Err(Error::new(Kind::TargetUnusable, text)
+                .during("open")
+                .path(name)
+                .remedied_by("stop the virtual machine or program that uses it, and retry"))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 /// Whether somebody holds [`exclusive`] on the open file. Readers of a device, such as the device
 /// manager while it probes, share their lock and are not meant.
 pub(super) fn is_held(fd: &OwnedFd) -> bool {

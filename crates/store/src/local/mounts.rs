@@ -15,6 +15,8 @@ pub(super) struct Mount {
     pub(super) source: PathBuf,
     /// Where it is mounted.
     pub(super) point: PathBuf,
+    /// Whether the file system takes writes, here or at another place where it is mounted.
+    pub(super) writable: bool,
 }
 
 impl Mount {
@@ -41,7 +43,9 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     let point = unescape(fields.nth(1)?);
     let mut rest = fields.skip_while(|field| *field != b"-");
     let source = unescape(rest.nth(2)?);
-    Some(Mount { dev, source, point })
+    let mut options = rest.next().unwrap_or_default().split(|byte| *byte == b',');
+    let writable = !options.any(|option| option == b"ro");
+    Some(Mount { dev, source, point, writable })
 }
 
 /// The devices and files that are swapped to.
@@ -94,7 +98,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir(place.path().join("self")).unwrap();
         let text = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-            36 22 8:17 /sub /mnt/a\\040b rw,noatime shared:1 master:2 - xfs /dev/sdb1 rw\n\
+            36 22 8:17 /sub /mnt/a\\040b rw,noatime shared:1 master:2 - xfs /dev/sdb1 ro,noquota\n\
             40 22 0:44 / /data rw - btrfs /no/such/device rw\n\
             41 22 0:45 / /tmp rw - tmpfs tmpfs rw\n\
             broken line\n";
@@ -104,6 +108,7 @@ mod tests {
         assert_eq!(list[0].device(), Some(makedev(8, 1)));
         assert_eq!(list[1].point, Path::new("/mnt/a b"));
         assert_eq!(list[1].device(), Some(makedev(8, 17)));
+        assert!(list[0].writable && !list[1].writable, "{list:?}");
         assert_eq!((list[2].device(), list[3].device()), (None, None));
     }
 

@@ -2,6 +2,7 @@
 //! device can act.
 
 use super::calls::source_error;
+use super::sysfs::Sysfs;
 use carreto_block::Stamp;
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fd::{AsFd, OwnedFd};
@@ -94,24 +95,43 @@ pub(super) fn identity_of(stat: &Stat, node: Node) -> String {
     }
 }
 
-/// Checks that the file or device opened a second time is the one opened first.
-pub(super) fn require_same(first: &Stat, second: &Stat, node: Node, name: &str) -> Result<()> {
-    if Node::of(second) == Ok(node) && identity_of(first, node) == identity_of(second, node) {
+/// Checks that `second`, opened by the same path, is the file or device that `first` is of.
+pub(super) fn require_same(
+    first: &Stat,
+    second: &OwnedFd,
+    path: &Path,
+    side: IoSide,
+) -> Result<()> {
+    let name = path.to_string_lossy();
+    let now = rustix::fs::fstat(second)
+        .map_err(|errno| Error::io(side, "look at", &*name, errno.into()))?;
+    let identity = |stat: &Stat| Node::of(stat).ok().map(|node| identity_of(stat, node));
+    if identity(first).is_some() && identity(first) == identity(&now) {
         return Ok(());
     }
-    let text = "the path names another file than when it was opened";
-    Err(Error::new(Kind::TargetUnusable, text).path(name))
+    let kind = match side {
+        IoSide::Source => Kind::SourceChanged,
+        _ => Kind::TargetUnusable,
+    };
+    Err(Error::new(kind, "the path names another file than when it was opened").path(&*name))
 }
 
-/// Describes the state of an open file: any write makes another stamp, and so does a change of
-/// the owner or of the links.
+/// Describes the state of an open file or device; [`super::LocalFile`] says what makes another.
 pub(super) fn stamp_of(fd: &OwnedFd, node: Node, name: &str) -> Result<Stamp> {
     let stat = rustix::fs::fstat(fd).map_err(|errno| source_error("look at", name, errno))?;
-    let (identity, size) = (identity_of(&stat, node), size_of(fd, &stat, node, name)?);
-    Ok(Stamp(format!(
-        "{identity}:{size}:{}.{:09}:{}.{:09}",
+    let size = size_of(fd, &stat, node, name)?;
+    Ok(Stamp(match node {
+        Node::File => format!("file:{}:{size}:{}", stat.st_ino, times(&stat)),
+        Node::Device => format!("device:{size}:{}", Sysfs::system().history(stat.st_rdev)),
+    }))
+}
+
+/// When the content and when anything about the file changed last.
+pub(super) fn times(stat: &Stat) -> String {
+    format!(
+        "{}.{:09}:{}.{:09}",
         stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
-    )))
+    )
 }
 
 /// `path` in a form that a change of the working directory does not change.

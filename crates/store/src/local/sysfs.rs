@@ -5,6 +5,9 @@ use rustix::fs::{major, makedev, minor};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Another text for every start of the kernel (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// A `/sys`, which tests replace.
 #[derive(Debug, Clone)]
 pub(super) struct Sysfs(PathBuf);
@@ -25,6 +28,19 @@ impl Sysfs {
     pub(super) fn device(&self, dev: u64) -> Option<BlockDevice> {
         let link = format!("dev/block/{}:{}", major(dev), minor(dev));
         BlockDevice::at(self.0.join(link))
+    }
+
+    /// What tells the state of the device `dev` from another one within one run of the kernel:
+    /// the run, the attachment, and what was written since.
+    pub(super) fn history(&self, dev: u64) -> String {
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let device = self.device(dev);
+        let attachment = device.as_ref().and_then(BlockDevice::attachment).unwrap_or_default();
+        let written = device.as_ref().and_then(BlockDevice::written).unwrap_or_default();
+        let file = device.as_ref().and_then(BlockDevice::backing_file);
+        let file = file.and_then(|path| rustix::fs::stat(&path).ok());
+        let file = file.as_ref().map(super::node::times).unwrap_or_default();
+        format!("{dev}:{}:{attachment}:{written}:{file}", boot.trim())
     }
 
     /// The loop devices that have a file, each with the path of the file.
@@ -85,6 +101,20 @@ impl BlockDevice {
     /// Whether the device zeroes a range without being sent the zeros.
     pub(super) fn zeroes_by_command(&self) -> bool {
         self.queue("write_zeroes_max_bytes").is_some_and(|bytes| bytes > 0)
+    }
+
+    /// The kernel's number of this attachment of the disk (`diskseq`, Linux 5.15).
+    pub(super) fn attachment(&self) -> Option<String> {
+        self.text("diskseq").or_else(|| self.disk()?.text("diskseq"))
+    }
+
+    /// How many writes and discards, and of how many sectors, the device has completed
+    /// (`Documentation/block/stat.rst` of the kernel).
+    pub(super) fn written(&self) -> Option<String> {
+        let text = self.text("stat")?;
+        let fields: Vec<_> = text.split_whitespace().collect();
+        let counters = [4, 6, 11, 13].map(|at| fields.get(at).copied().unwrap_or_default());
+        Some(counters.join("/"))
     }
 
     /// The disk that this is a partition of.

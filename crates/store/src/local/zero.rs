@@ -1,5 +1,6 @@
 //! Making a range read as zeros by the cheapest way that the system guarantees.
 
+use super::turns::Call;
 use carreto_block::{AlignedBuf, ByteRange};
 use rustix::fd::BorrowedFd;
 use rustix::fs::FallocateFlags;
@@ -85,14 +86,16 @@ pub(super) fn can_punch(fd: BorrowedFd<'_>, size: u64) -> bool {
         .is_some_and(|range| allocate(fd, mode, range) == Ok(true))
 }
 
-/// Hands pieces of `range`, each with as many zero bytes, to `write`.
+/// Hands pieces of `range`, each with as many zero bytes, to `write`, until the call is dropped.
 pub(super) fn write_zeros(
     range: ByteRange,
+    call: &Call,
     mut write: impl FnMut(u64, &[u8]) -> carreto_error::Result<()>,
 ) -> carreto_error::Result<()> {
     let len = usize::try_from(range.len().min(ZEROS)).unwrap_or(0);
     let zeros = AlignedBuf::zeroed(len)?;
     range.chunks(ZEROS).try_for_each(|piece| {
+        call.check()?;
         let len = usize::try_from(piece.len()).unwrap_or(0);
         write(piece.start(), &zeros[..len])
     })

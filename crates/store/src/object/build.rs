@@ -1,6 +1,7 @@
 //! Settings and a URL become a store.
 
 use super::failure;
+use super::keys::Keys;
 use super::redact::Redactor;
 use super::transport::{self, Connector, Contact};
 use crate::config::{Credentials, StoreSettings};
@@ -20,11 +21,12 @@ pub(super) fn store(
     settings: &StoreSettings,
     contact: &Arc<Contact>,
     redactor: &Redactor,
+    keys: Option<&Arc<Keys>>,
 ) -> Result<Arc<dyn ObjectStore>> {
-    if let Some(credentials) = &settings.credentials {
-        credentials.check()?;
+    let parts = Parts { url, settings, contact, redactor, keys };
+    if let Some(credentials) = parts.credentials() {
+        credentials.check().map_err(|error| error.path(url.to_string()))?;
     }
-    let parts = Parts { url, settings, contact, redactor };
     match url.scheme() {
         Scheme::S3 | Scheme::Cos => parts.s3(),
         Scheme::Gs => parts.google(),
@@ -39,6 +41,7 @@ struct Parts<'a> {
     settings: &'a StoreSettings,
     contact: &'a Arc<Contact>,
     redactor: &'a Redactor,
+    keys: Option<&'a Arc<Keys>>,
 }
 
 impl Parts<'_> {
@@ -63,16 +66,19 @@ impl Parts<'_> {
             }
             builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
         }
-        builder = match self.credentials() {
-            None => builder.with_skip_signature(true),
-            Some(Credentials::Key { id, secret, token }) => {
+        builder = match (self.credentials(), self.keys) {
+            (None, _) => builder.with_skip_signature(true),
+            (Some(Credentials::Provider(_)), Some(keys)) => {
+                builder.with_credentials(Arc::clone(keys) as _)
+            }
+            (Some(Credentials::Key { id, secret, token }), _) => {
                 let signed = builder.with_access_key_id(id).with_secret_access_key(secret.expose());
                 match token {
                     Some(token) => signed.with_token(token.expose()),
                     None => signed,
                 }
             }
-            Some(_) => return Err(self.wrong_credentials("an access key and its secret")),
+            (Some(_), _) => return Err(self.wrong_credentials("an access key and its secret")),
         };
         let store = builder.build().map_err(|error| self.wrong(&error))?;
         Ok(Arc::new(store))

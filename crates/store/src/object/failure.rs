@@ -15,6 +15,8 @@ use std::time::Duration;
 pub(super) enum Again {
     /// No.
     Never,
+    /// The keys have expired; with other keys.
+    Expired,
     /// The answer made no sense; a few times, in case a proxy or a lost packet is to blame.
     Few,
     /// No connection could be made.
@@ -73,6 +75,11 @@ pub(super) fn of_store(error: &object_store::Error, redactor: &Redactor) -> Fail
     if let Some(http) = links().find_map(|link| link.downcast_ref::<HttpError>()) {
         return of_transport(http, redactor);
     }
+    if let Some(own) = links().find_map(|link| link.downcast_ref::<Error>()) {
+        let text = redactor.clean(&carreto_error::chain_text(own));
+        let error = Error::new(own.kind(), text).remedied_by(own.remedy().to_owned());
+        return Failure::new(Again::Never, error);
+    }
     let text = leaf_text(error, redactor);
     let (kind, again) = match error {
         E::NotFound { .. } => (Kind::NotFound, Again::Never),
@@ -106,7 +113,8 @@ fn of_transport(error: &HttpError, redactor: &Redactor) -> Failure {
             (Again::Later, "the connection broke")
         }
         HttpErrorKind::Decode => (Again::Later, "the answer ended early"),
-        _ => (Again::Few, "the server's answer cannot be understood"),
+        // A broken proxy or a server that starts sends such things for a while.
+        _ => (Again::Later, "the server's answer cannot be understood"),
     };
     Failure::new(again, Error::new(Kind::Unavailable, text).caused_by(cause))
 }
@@ -131,13 +139,17 @@ fn of_status(answer: &StatusAnswer, redactor: &Redactor) -> Failure {
 fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
     use StatusCode as S;
     match answer.status {
-        S::TOO_MANY_REQUESTS | S::SERVICE_UNAVAILABLE => {
+        // 509 is what hosters answer beyond the bandwidth that was paid for.
+        status
+            if matches!(status.as_u16(), 429 | 503 | 509)
+                || answer.is("SlowDown")
+                || answer.is("RequestLimitExceeded") =>
+        {
             (Kind::Unavailable, Again::Throttled(answer.retry_after))
         }
-        S::REQUEST_TIMEOUT | S::INTERNAL_SERVER_ERROR | S::BAD_GATEWAY | S::GATEWAY_TIMEOUT => {
-            (Kind::Unavailable, Again::Later)
-        }
+        S::REQUEST_TIMEOUT | S::LOCKED | S::TOO_EARLY => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
+        _ if has_expired(answer) => (Kind::Denied, Again::Expired),
         S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
             (Kind::Denied, Again::Never)
@@ -146,7 +158,7 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         S::PRECONDITION_FAILED | S::RANGE_NOT_SATISFIABLE => (Kind::SourceChanged, Again::Never),
         S::METHOD_NOT_ALLOWED | S::NOT_IMPLEMENTED => (Kind::Unsupported, Again::Never),
         status if status.is_redirection() => (Kind::Denied, Again::Never),
-        status if status.is_server_error() => (Kind::Unavailable, Again::Few),
+        status if status.is_server_error() => (Kind::Unavailable, Again::Later),
         _ => (Kind::Usage, Again::Never),
     }
 }
@@ -154,22 +166,24 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
 /// Codes that S3 sends with 400 although the credentials or the region are wrong ("List of error
 /// codes", Amazon S3 API reference).
 fn is_about_credentials(answer: &StatusAnswer) -> bool {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 4] = [
         "AuthorizationHeaderMalformed",
         "AuthorizationQueryParametersError",
-        "ExpiredToken",
         "InvalidToken",
-        "TokenRefreshRequired",
         "AccessDenied",
     ];
     CODES.iter().any(|code| answer.is(code))
+}
+
+fn has_expired(answer: &StatusAnswer) -> bool {
+    answer.is("ExpiredToken") || answer.is("TokenRefreshRequired")
 }
 
 /// What happened, in this project's words first and the server's after.
 fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
     let said = redactor.clean(&answer.to_string());
     let clock = clock_text(answer).unwrap_or_default();
-    if answer.is("ExpiredToken") || answer.is("TokenRefreshRequired") {
+    if has_expired(answer) {
         return format!("the session token has expired: {said}{clock}");
     }
     if let Some(host) = &answer.redirect
@@ -194,8 +208,12 @@ fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
 }
 
 fn remedy(answer: &StatusAnswer, kind: Kind) -> Option<String> {
-    if answer.is("ExpiredToken") || answer.is("TokenRefreshRequired") {
-        return Some("get new temporary credentials, then run the same command again".to_owned());
+    if has_expired(answer) {
+        return Some(
+            "get new temporary credentials, then run the same command again; credentials in a \
+             file of profiles, unlike those in the environment, are read anew while a run goes on"
+                .to_owned(),
+        );
     }
     if answer.status.is_redirection() || answer.status == StatusCode::BAD_REQUEST {
         if let Some(region) = &answer.region {
@@ -233,3 +251,6 @@ fn leaf_text(error: &object_store::Error, redactor: &Redactor) -> String {
     let leaf = carreto_error::Chain::new(error).last();
     redactor.clean(&leaf.map(ToString::to_string).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,11 @@
 
 use super::event::StoreObserver;
 use super::failure::{self, Failure};
+use super::keys::Keys;
 use super::redact::Redactor;
-use super::retry::Retry;
+use super::retry::{Retry, Shared};
 use super::source::ObjectSource;
+use super::throttle::Throttle;
 use super::transport::Contact;
 use crate::url::ObjectUrl;
 use bytes::Bytes;
@@ -23,6 +25,9 @@ pub(super) struct Bucket {
     pub(super) redactor: Redactor,
     pub(super) contact: Arc<Contact>,
     pub(super) permits: Semaphore,
+    pub(super) throttle: Throttle,
+    /// The keys, if they can be renewed.
+    pub(super) keys: Option<Arc<Keys>>,
     pub(super) limits: Limits,
     /// Whether requests carry credentials.
     pub(super) signed: bool,
@@ -36,15 +41,21 @@ pub(super) struct Limits {
     pub(super) min_progress: u64,
     pub(super) max_requests: usize,
     pub(super) part_size: usize,
+    pub(super) accept_unversioned: bool,
 }
 
 impl Bucket {
-    /// Waits for the right to make one request.
+    /// Waits for the right to make one request, and for the end of a pause that the store asked
+    /// for.
     ///
     /// Cancel safe.
     pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
-        let permit = self.permits.acquire().await;
-        permit.map_err(|error| Error::new(Kind::Internal, "the store was closed").caused_by(error))
+        let permit =
+            self.permits.acquire().await.map_err(|error| {
+                Error::new(Kind::Internal, "the store was closed").caused_by(error)
+            })?;
+        self.throttle.wait().await;
+        Ok(permit)
     }
 
     /// Maps an error of `object_store`.
@@ -92,13 +103,15 @@ impl ObjectStoreHandle {
         &self.name
     }
 
-    /// Opens the object for reading: learns its size and `ETag`, which every read is then held to.
+    /// Opens the object for reading: learns its size, `ETag` and time of modification, which every
+    /// read is then held to.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// `NotFound`; `Denied` for credentials, clock, region and redirects to other hosts;
-    /// `Unsupported` when a web server cannot serve ranges; `Unavailable` when the store did not
+    /// `Unsupported` when a web server cannot serve ranges, or the object has neither an `ETag` nor
+    /// a time of modification and the settings do not accept that; `Unavailable` when the store did not
     /// answer within the retry budget.
     pub async fn open(&self) -> Result<ObjectSource> {
         ObjectSource::open(self.clone()).await
@@ -140,7 +153,12 @@ impl ObjectStoreHandle {
     /// The failures of one request from now on.
     pub(super) fn retry(&self) -> Retry<'_> {
         let bucket = &*self.bucket;
-        Retry::new(&self.name, &*bucket.observer, bucket.limits.retry_for)
+        let shared = Shared {
+            observer: &*bucket.observer,
+            throttle: &bucket.throttle,
+            keys: bucket.keys.as_deref(),
+        };
+        Retry::new(&self.name, shared, bucket.limits.retry_for)
     }
 
     /// Says what was being done, and to which object.
@@ -152,5 +170,29 @@ impl ObjectStoreHandle {
 impl fmt::Debug for ObjectStoreHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ObjectStoreHandle({})", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Location, ObjectStores, SilentObserver, StoreConfig};
+    use carreto_block::SourceExt as _;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn every_request_waits_for_the_pause_of_the_store() {
+        let stores = ObjectStores::new(StoreConfig::new(), Arc::new(SilentObserver));
+        let Location::Object(url) = "memory:disk".parse().unwrap() else {
+            panic!("not an object");
+        };
+        let handle = stores.handle(&url).unwrap();
+        handle.put_bytes(vec![7; 100].into()).await.unwrap();
+        let source = handle.open().await.unwrap();
+        let pause = Duration::from_secs(50);
+        let start = Instant::now();
+        handle.bucket.throttle.hold(pause);
+        assert_eq!(source.read_vec(0, 100).await.unwrap(), vec![7; 100]);
+        assert!(start.elapsed() >= pause, "{:?}", start.elapsed());
     }
 }

@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 /// An object that is read by ranges.
 ///
-/// Every request asks for the version that was opened, and every answer is checked to be it. A
-/// body that breaks is resumed where it broke. Reads longer than the part size are split and made
+/// Every request asks for the version that was opened, and every answer is checked to be it, by
+/// its size, its `ETag` and its time of modification, and to have the marks that the first one
+/// had. An object without any such mark is refused unless the settings accept it. A body that breaks is resumed where it broke. Reads longer than the part size are split and made
 /// in parallel.
 pub struct ObjectSource {
     handle: ObjectStoreHandle,
@@ -30,6 +31,9 @@ impl ObjectSource {
     pub(super) async fn open(handle: ObjectStoreHandle) -> Result<Self> {
         let look = look(&handle).await;
         let version = look.map_err(|error| handle.place(error, "open"))?;
+        if !version.is_recognisable() && !handle.bucket.limits.accept_unversioned {
+            return Err(handle.place(unversioned(), "open"));
+        }
         Ok(Self { handle, version })
     }
 
@@ -91,6 +95,16 @@ impl ObjectSource {
         }
         Ok(answer.into_stream())
     }
+}
+
+/// Without a mark of its version, a replaced object would be mixed with the one before.
+fn unversioned() -> Error {
+    let text = "the server sends neither an ETag nor a time of modification, so that a change of \
+                the object while it is read would not be noticed";
+    Error::new(Kind::Unsupported, text).remedied_by(
+        "use a server that sends one of them, or set accept_unversioned = true for this store in \
+         the configuration file when nobody changes the object",
+    )
 }
 
 /// An object that was there when it was opened and is gone now has changed.

@@ -3,10 +3,12 @@
 use super::build;
 use super::event::StoreObserver;
 use super::handle::{Bucket, Limits, ObjectStoreHandle};
+use super::keys::Keys;
 use super::redact::Redactor;
 use super::source::ObjectSource;
+use super::throttle::Throttle;
 use super::transport::Contact;
-use crate::config::{StoreConfig, StoreSettings};
+use crate::config::{Credentials, StoreConfig, StoreSettings};
 use crate::url::{ObjectUrl, Scheme};
 use carreto_error::{Error, Kind, Result};
 use object_store::ObjectStore;
@@ -82,9 +84,15 @@ impl ObjectStores {
         }
         let redactor = redactor(url, &settings);
         let contact = Arc::new(Contact::default());
+        let keys = match &settings.credentials {
+            Some(Credentials::Provider(provider)) => {
+                Some(Arc::new(Keys::new(provider.clone(), redactor.clone())))
+            }
+            _ => None,
+        };
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             Scheme::Memory => Arc::clone(&self.memory) as _,
-            _ => build::store(url, &settings, &contact, &redactor)?,
+            _ => build::store(url, &settings, &contact, &redactor, keys.as_ref())?,
         };
         Ok(Bucket {
             store,
@@ -92,6 +100,8 @@ impl ObjectStores {
             redactor,
             contact,
             signed: settings.credentials.is_some() && !settings.anonymous.unwrap_or(false),
+            throttle: Throttle::default(),
+            keys,
             permits: Semaphore::new(settings.max_requests()),
             limits: Limits {
                 retry_for: settings.retry_for(),
@@ -99,26 +109,43 @@ impl ObjectStores {
                 min_progress: settings.min_progress(),
                 max_requests: settings.max_requests(),
                 part_size: settings.part_size(),
+                accept_unversioned: settings.accept_unversioned.unwrap_or(false),
             },
         })
     }
 }
 
-/// Knows every secret that a request to `url` carries, also as parts of longer texts.
+/// Knows every secret that a request to `url` carries, also as parts of longer texts and without
+/// the escaping of URLs, as servers repeat them.
 fn redactor(url: &ObjectUrl, settings: &StoreSettings) -> Redactor {
     let proxy = settings.proxy.as_ref();
     let proxy = proxy.and_then(|proxy| url::Url::parse(proxy.expose()).ok());
     let password = proxy.as_ref().and_then(url::Url::password);
     let query = url.web().and_then(url::Url::query).unwrap_or_default();
-    let values = query.split('&').filter_map(|pair| pair.split_once('='));
-    Redactor::new(
-        settings
-            .secrets()
-            .into_iter()
-            .chain(password)
-            .chain([query])
-            .chain(values.map(|(_, value)| value)),
-    )
+    let access = match &settings.credentials {
+        Some(Credentials::SharedAccess(query)) => query.expose().trim_start_matches('?'),
+        _ => "",
+    };
+    // Of a shared access signature the other parameters are dates and permissions.
+    let signature = |pair: &&str| pair.starts_with("sig=");
+    let pairs = query.split('&').chain(access.split('&').filter(signature));
+    let values = pairs.filter_map(|pair| Some(pair.split_once('=')?.1));
+    let texts: Vec<&str> =
+        settings.secrets().into_iter().chain(password).chain([query]).chain(values).collect();
+    let decoded: Vec<String> = texts.iter().flat_map(|text| decoded(text)).collect();
+    Redactor::new(texts.into_iter().chain(decoded.iter().map(String::as_str)))
+}
+
+/// What `text` stands for in a URL: with a plus sign as it is, and as a space.
+fn decoded(text: &str) -> Vec<String> {
+    if !text.contains(['%', '+']) {
+        return Vec::new();
+    }
+    let plain = text.replace('&', "%26").replace('=', "%3D");
+    let decode = |text: &str| {
+        url::form_urlencoded::parse(text.as_bytes()).map(|(name, _)| name.into_owned()).next()
+    };
+    [decode(&plain), decode(&plain.replace('+', "%2B"))].into_iter().flatten().collect()
 }
 
 impl fmt::Debug for ObjectStores {

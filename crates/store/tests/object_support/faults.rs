@@ -52,6 +52,10 @@ pub enum Step {
     Flood(Vec<u8>, usize),
     /// Counts that the steps before were done.
     Count(Arc<AtomicUsize>),
+    /// Counts back, before what follows is sent.
+    Uncount(Arc<AtomicUsize>),
+    /// Waits until that many were counted.
+    Until(Arc<AtomicUsize>, usize),
     /// Says nothing more and keeps the connection open.
     Hang,
     Close,
@@ -163,6 +167,14 @@ async fn serve(
                 }
                 Step::Count(counter) => {
                     counter.fetch_add(1, Ordering::SeqCst);
+                }
+                Step::Uncount(counter) => {
+                    counter.fetch_sub(1, Ordering::SeqCst);
+                }
+                Step::Until(counter, wanted) => {
+                    while counter.load(Ordering::SeqCst) < wanted {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
                 }
                 Step::Pause(time) => tokio::time::sleep(time).await,
                 Step::Hang => std::future::pending().await,

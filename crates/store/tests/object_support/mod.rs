@@ -2,8 +2,10 @@
 //! script of faults.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part")]
 
+mod case;
 mod faults;
 
+pub use case::{Case, SIZE, bent, content, cut, quick, stores, without};
 pub use faults::{ETAG, FaultServer, Request, Step, answer, honest};
 
 use carreto_store::{Credentials, Location, ObjectUrl, StoreEvent, StoreObserver, StoreSettings};

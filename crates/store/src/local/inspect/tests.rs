@@ -149,3 +149,48 @@ fn layers_that_hold_each_other_end() {
     machine.hold("dm-1", "dm-0");
     assert!(machine.uses(253, 0).len() >= 3);
 }
+
+#[test]
+fn a_source_is_still_unless_something_on_it_is_mounted_for_writing() {
+    let machine = Machine::new();
+    let node = |major, minor| {
+        let mut stat = rustix::fs::stat("/").unwrap();
+        stat.st_mode = rustix::fs::FileType::BlockDevice.as_raw_mode();
+        stat.st_rdev = makedev(major, minor);
+        stat
+    };
+    let writers = |major, minor| {
+        let found = machine.system.writers(&node(major, minor));
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let wanted = [
+        "/dev/dm-0 (vg-root) is mounted on /",
+        "/dev/dm-1 is mounted on /srv/my data",
+        "/dev/sda1 is mounted on /boot",
+    ];
+    assert_eq!(writers(8, 0), wanted);
+    assert_eq!(writers(8, 64), ["/dev/sde is mounted on /mnt"]);
+    // Held, but nothing writes; free; swap that is not in use.
+    for free in [16, 32, 48] {
+        assert_eq!(writers(8, free), [""; 0]);
+    }
+    machine.write("proc/self/mountinfo", "4 1 8:64 / /mnt rw - xfs /dev/sde ro,noquota\n");
+    assert_eq!(writers(8, 64), [""; 0]);
+}
+
+#[test]
+fn writes_and_attachments_are_told_apart() {
+    let machine = Machine::new();
+    let history = || machine.system.sysfs.history(makedev(8, 33));
+    let stat = |writes: u32| format!(" 9 0 72 1 {writes} 0 8 1 0 1 2 3 0 24 0 0 0\n");
+    machine.write("sys/devices/sdc/sdc1/stat", &stat(7));
+    machine.write("sys/devices/sdc/diskseq", "12\n");
+    let first = history();
+    assert!(first.contains(":12:7/8/3/24:"), "{first}");
+    machine.write("sys/devices/sdc/sdc1/stat", &stat(8));
+    assert_ne!(history(), first);
+    machine.write("sys/devices/sdc/sdc1/stat", &stat(7));
+    assert_eq!(history(), first);
+    machine.write("sys/devices/sdc/diskseq", "13\n");
+    assert_ne!(history(), first);
+}

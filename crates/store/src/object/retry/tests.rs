@@ -13,14 +13,18 @@ impl StoreObserver for Events {
     }
 }
 
+fn shared<'a>(observer: &'a Events, throttle: &'a Throttle) -> Shared<'a> {
+    Shared { observer, throttle, keys: None }
+}
+
 fn failure(again: Again) -> Failure {
     Failure::new(again, Error::new(Kind::Unavailable, "it broke"))
 }
 
 /// Fails until the loop gives up; returns the error's kind and text and the time that took.
 async fn exhaust(again: Again, budget: u64, contact: bool) -> (String, Duration, usize) {
-    let events = Events::default();
-    let mut retry = Retry::new("s3://b/k", &events, Duration::from_secs(budget));
+    let (events, throttle) = (Events::default(), Throttle::default());
+    let mut retry = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_secs(budget));
     let start = Instant::now();
     loop {
         if let Err(error) = retry.pause(failure(again), contact).await {
@@ -66,8 +70,8 @@ async fn senseless_answers_are_asked_for_a_few_times() {
 
 #[tokio::test(start_paused = true)]
 async fn the_server_may_ask_for_any_wait_within_the_budget() {
-    let events = Events::default();
-    let mut retry = Retry::new("s3://b/k", &events, Duration::from_secs(100));
+    let (events, throttle) = (Events::default(), Throttle::default());
+    let mut retry = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_secs(100));
     let asked = Again::Throttled(Some(Duration::from_secs(70)));
     let start = Instant::now();
     retry.pause(failure(asked), true).await.unwrap();
@@ -79,8 +83,8 @@ async fn the_server_may_ask_for_any_wait_within_the_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn progress_starts_the_budget_anew() {
-    let events = Events::default();
-    let mut retry = Retry::new("s3://b/k", &events, Duration::from_secs(1));
+    let (events, throttle) = (Events::default(), Throttle::default());
+    let mut retry = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_secs(1));
     for _ in 0..50 {
         retry.pause(failure(Again::Later), true).await.unwrap();
         retry.pause(failure(Again::Later), true).await.unwrap();
@@ -96,11 +100,37 @@ async fn progress_starts_the_budget_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_help_is_not_tried() {
-    let events = Events::default();
-    let mut retry = Retry::new("s3://b/k", &events, Duration::from_hours(1));
+    let (events, throttle) = (Events::default(), Throttle::default());
+    let mut retry = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_hours(1));
     let start = Instant::now();
     let error = retry.pause(failure(Again::Never), true).await.unwrap_err();
     assert_eq!(error.to_string(), "it broke");
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(events.0.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_throttled_request_holds_the_others() {
+    let (events, throttle) = (Events::default(), Throttle::default());
+    let start = Instant::now();
+    throttle.wait().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody asked for a pause");
+    let mut retry = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_secs(100));
+    let asked = Again::Throttled(Some(Duration::from_secs(70)));
+    let other = async {
+        // Polled after the failure was told.
+        tokio::task::yield_now().await;
+        throttle.hold(Duration::from_secs(1));
+        throttle.wait().await;
+        about(start.elapsed(), 70, 1);
+    };
+    let (paused, ()) = tokio::join!(retry.pause(failure(asked), true), other);
+    paused.unwrap();
+    let mut broken = Retry::new("s3://b/k", shared(&events, &throttle), Duration::from_secs(100));
+    let before = Instant::now();
+    broken.pause(failure(Again::Later), true).await.unwrap();
+    let after = Instant::now();
+    throttle.wait().await;
+    assert_eq!(after, Instant::now(), "a broken connection is nobody else's concern");
+    assert!(after > before);
 }
