@@ -4,9 +4,11 @@
 //! out, and a job is named without the signature, so that a renewed one resumes.
 
 use carreto_store::{Location, ObjectUrl};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Parameters of signatures, in lower case: Amazon (old), Google (old), CloudFront, Alibaba.
+/// Parameters of signatures, in lower case: Amazon (old) and its delivery network,
+/// Google (old), Alibaba.
 const SIGNATURE: [&str; 11] = [
     "awsaccesskeyid",
     "signature",
@@ -89,7 +91,8 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 
 /// A text that two paths share only when they are equal.
 fn path_text(path: &Path) -> String {
-    path.to_str().map_or_else(|| format!("{path:?}"), str::to_owned)
+    let escaped = |path: &Path| path.as_os_str().as_bytes().escape_ascii().to_string();
+    path.to_str().map_or_else(|| escaped(path), str::to_owned)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Whatever the budget, nothing waits for memory that only it could give back, and no more is
 //! lent than was promised. The clock stands still until everything waits, so a deadlock is a
 //! timeout at once.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail")]
+#![expect(clippy::expect_used, reason = "helpers of tests may fail")]
 
 use carreto_block::{ByteRange, Source};
 use carreto_testkit::conformance::poll_then_drop;
