@@ -34,6 +34,12 @@ impl Opened {
         }
         Ok(())
     }
+
+    /// The name of every file that was opened, descriptors and parents too, and the stamp it had.
+    pub(crate) fn files(&self) -> Vec<(String, Stamp)> {
+        let list = self.stamps.list();
+        list.into_iter().map(|(file, stamp)| (file.name().to_owned(), stamp)).collect()
+    }
 }
 
 /// Every file that was opened, with its state at that time.

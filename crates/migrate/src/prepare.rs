@@ -82,7 +82,7 @@ pub(crate) async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     facts.warnings.extend(precheck::role(spec, image).await?);
     opened.expect_unchanged().await?;
     let target = target::inspect(&spec.target)?;
-    precheck::not_the_image(&target, image).await?;
+    precheck::not_the_image(&target, &opened)?;
     let known = precheck::zeroes_are_known(image, &facts, &stamp);
     facts.warnings.extend(precheck::target(&target, &facts, known)?);
     Ok(Prepared { opened, facts, stamp, target })

@@ -263,3 +263,31 @@ async fn dropped_calls_do_no_harm() {
     let found = digest(&setup, image, Algorithm::Blake3).await.unwrap();
     assert_eq!(found, blake3::hash(&bench.disk).to_hex().to_string());
 }
+
+/// A descriptor is not among the files that hold the disk, and still a file of the image.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_of_an_image_is_its_target() {
+    let bench = Bench::new(71);
+    let text = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+         createType=\"monolithicFlat\"\n\nRW {} FLAT \"disk.raw\" 0\n",
+        SIZE / 512
+    );
+    std::fs::write(bench.path("disk.vmdk"), &text).unwrap();
+    std::fs::hard_link(bench.path("disk.vmdk"), bench.path("link")).unwrap();
+    let image = ImageSpec {
+        allow_dirs: vec![bench.directory.path().display().to_string()],
+        ..ImageSpec::at(bench.path("disk.vmdk").display().to_string())
+    };
+    for target in ["disk.vmdk", "link", "disk.raw"] {
+        let spec = JobSpec { image: image.clone(), target: bench.path(target), ..bench.job() };
+        let error = migrate(&Setup::default(), &spec).await.1.unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains("image itself"), "{target}: {error}");
+    }
+    assert_eq!(std::fs::read(bench.path("link")).unwrap(), text.as_bytes());
+    assert!(std::fs::read(bench.path("disk.raw")).unwrap() == bench.disk);
+    let spec = JobSpec { image, ..bench.job() };
+    migrate(&Setup::default(), &spec).await.1.unwrap();
+    assert!(bench.target() == bench.disk);
+}
