@@ -91,3 +91,14 @@ async fn a_dropped_wish_for_memory_takes_none() {
     }
     assert_eq!(budget.peak(), 1 << 20);
 }
+
+/// The clock of the test does not move, so no wait for the pace was asked for.
+#[tokio::test(start_paused = true)]
+async fn no_rate_limits_reading_back() {
+    let disk = sparse_disk(SIZE, 84);
+    let engine = Engine::new(CopyOptions { rate: Some(1), ..CopyOptions::default() });
+    let begin = tokio::time::Instant::now();
+    let check = verify(&engine, remote(&disk), ByteRange::whole(SIZE as u64), Arc::default());
+    assert!(check.await.unwrap().total() > 0);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
