@@ -206,7 +206,7 @@ impl Run<'_> {
 
     /// Makes sure that an old disk does not boot, or look whole, while it is being replaced.
     async fn wipe_head(&self, target: &dyn Target, journal: Option<&Arc<Journal>>) -> Result<()> {
-        let head = ByteRange::whole(target.size()).take(HEAD);
+        let head = ByteRange::whole(self.prepared.facts.virtual_size).take(HEAD);
         target.write_zeroes(head).await?;
         let flushed = self.engine.flush(target).await;
         if flushed.is_err() {

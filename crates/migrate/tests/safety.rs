@@ -291,3 +291,14 @@ async fn no_file_of_an_image_is_its_target() {
     migrate(&Setup::default(), &spec).await.1.unwrap();
     assert!(bench.target() == bench.disk);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_behind_a_tiny_disk_is_kept() {
+    let bench = Bench::new(72);
+    std::fs::write(bench.path("disk.raw"), &bench.disk[..5000]).unwrap();
+    std::fs::write(bench.path("target.raw"), vec![0xEE; 9000]).unwrap();
+    migrate(&Setup::default(), &bench.job()).await.1.unwrap();
+    let target = bench.target();
+    assert!(target[..5000] == bench.disk[..5000]);
+    assert!(target.len() == 9000 && target[5000..].iter().all(|byte| *byte == 0xEE));
+}
