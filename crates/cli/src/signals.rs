@@ -2,7 +2,7 @@
 
 use crate::console;
 use carreto_error::{Error, IoSide, Result};
-use carreto_migrate::{Stop, StopReason};
+use carreto_migrate::Stop;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -33,6 +33,6 @@ async fn wait(mut signal: Signal, code: u8, stop: Stop) {
             std::process::exit(i32::from(code));
         }
         console::tell("carreto: ending at a safe point; once more to end now");
-        stop.request(StopReason::Cancelled);
+        stop.cancel_with(code);
     }
 }

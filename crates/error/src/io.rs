@@ -25,7 +25,9 @@ impl Error {
         error: io::Error,
     ) -> Self {
         let (kind, detail) = classify(side, &error);
-        Self::new(kind, detail).during(operation).path(path).caused_by(error)
+        let remedy = (kind == Kind::Io && side == IoSide::State).then_some(STATE_REMEDY);
+        let classified = Self::new(kind, detail).during(operation).path(path).caused_by(error);
+        remedy.into_iter().fold(classified, Self::remedied_by)
     }
 }
 
@@ -34,10 +36,10 @@ fn classify(side: IoSide, error: &io::Error) -> (Kind, &'static str) {
     match (error.kind(), side) {
         (E::NotFound, _) => (Kind::NotFound, "it does not exist"),
         (E::PermissionDenied, _) => (Kind::Denied, "the system denies access"),
-        (E::StorageFull | E::QuotaExceeded | E::FileTooLarge, _) => {
-            (Kind::TargetUnusable, "there is no space left")
+        (E::StorageFull | E::QuotaExceeded | E::FileTooLarge, side) => {
+            (unusable(side), "there is no space left")
         }
-        (E::ReadOnlyFilesystem, _) => (Kind::TargetUnusable, "it is read-only"),
+        (E::ReadOnlyFilesystem, side) => (unusable(side), "it is read-only"),
         (E::ResourceBusy | E::ExecutableFileBusy, IoSide::Target) => {
             (Kind::TargetUnusable, "it is in use")
         }
@@ -46,11 +48,23 @@ fn classify(side: IoSide, error: &io::Error) -> (Kind, &'static str) {
         }
         (E::UnexpectedEof, IoSide::Source) => (Kind::Truncated, "it ends too early"),
         _ if error.raw_os_error() == Some(ENXIO) || error.raw_os_error() == Some(ENODEV) => {
-            (Kind::TargetUnusable, "the device is gone")
+            (unusable(side), "the device is gone")
         }
         _ => (Kind::Io, "the system call failed"),
     }
 }
+
+/// What cannot be used is a target that the user can choose anew, or a fault of the system.
+fn unusable(side: IoSide) -> Kind {
+    match side {
+        IoSide::Target => Kind::TargetUnusable,
+        IoSide::Source | IoSide::State => Kind::Io,
+    }
+}
+
+/// What to do when Carreto cannot keep its own state.
+const STATE_REMEDY: &str =
+    "free space in the state directory and make it writable, or name another with --state-dir";
 
 /// "No such device or address" on Linux.
 const ENXIO: i32 = 6;

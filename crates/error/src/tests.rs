@@ -86,6 +86,10 @@ fn system_errors_get_the_kind_of_their_side() {
         (28, IoSide::Target, Kind::TargetUnusable),
         (30, IoSide::Target, Kind::TargetUnusable),
         (6, IoSide::Target, Kind::TargetUnusable),
+        (6, IoSide::Source, Kind::Io),
+        (19, IoSide::Source, Kind::Io),
+        (28, IoSide::State, Kind::Io),
+        (30, IoSide::State, Kind::Io),
         (5, IoSide::Source, Kind::Io),
     ];
     for (errno, side, kind) in cases {
@@ -101,4 +105,13 @@ fn wrapping_keeps_kind_remedy_and_size() {
     assert_eq!(outer.kind(), Kind::TargetTooSmall);
     assert_eq!(outer.needed_bytes(), Some(512));
     assert_eq!(outer.remedy(), "grow it");
+}
+
+#[test]
+fn a_full_state_directory_has_its_own_remedy() {
+    for errno in [28, 30] {
+        let system = std::io::Error::from_raw_os_error(errno);
+        let error = Error::io(IoSide::State, "write the report", "/state", system);
+        assert!(error.remedy().contains("--state-dir"), "{}", error.remedy());
+    }
 }

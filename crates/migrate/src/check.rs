@@ -20,11 +20,17 @@ pub struct CheckOutcome {
 /// Cancel safe.
 ///
 /// # Errors
-/// What is wrong with the image, as its kind says.
+/// What is wrong with the image, as its kind says; `SourceChanged`; `Cancelled` or `Timeout` when
+/// `setup` was stopped.
 pub async fn check(setup: &Setup, spec: &ImageSpec, quick: bool) -> Result<CheckOutcome> {
+    setup.stop.race(check_whole(setup, spec, quick)).await
+}
+
+async fn check_whole(setup: &Setup, spec: &ImageSpec, quick: bool) -> Result<CheckOutcome> {
     let opened = image::open(setup, spec).await?;
-    let facts = inspect::facts(&spec.location, opened.image.as_ref()).await?;
+    let facts = inspect::facts(setup, &spec.location, opened.image.as_ref()).await?;
     let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
     let decoded_bytes = if quick { 0 } else { decode_all(&engine, opened.image.clone()).await? };
+    opened.expect_unchanged().await?;
     Ok(CheckOutcome { facts, decoded_bytes })
 }

@@ -55,10 +55,14 @@ impl FromStr for Algorithm {
 /// Cancel safe.
 ///
 /// # Errors
-/// What opening, reading and decoding the image meet.
+/// What opening, reading and decoding the image meet; `SourceChanged`; `Cancelled` or `Timeout`
+/// when `setup` was stopped.
 pub async fn digest(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Result<String> {
+    setup.stop.race(digest_whole(setup, spec, algorithm)).await
+}
+
+async fn digest_whole(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Result<String> {
     let opened = image::open(setup, spec).await?;
-    let before = opened.image.stamp().await?;
     let size = opened.image.size();
     let mut hasher = Hasher::new(algorithm);
     let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
@@ -71,9 +75,7 @@ pub async fn digest(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Re
         Ok(())
     })
     .await?;
-    if opened.image.stamp().await? != before {
-        return Err(image::changed(&spec.location));
-    }
+    opened.expect_unchanged().await?;
     Ok(hasher.finish(size))
 }
 
@@ -82,11 +84,20 @@ pub async fn digest(setup: &Setup, spec: &ImageSpec, algorithm: Algorithm) -> Re
 /// Cancel safe.
 ///
 /// # Errors
-/// What opening, reading and decoding the images meet.
+/// What opening, reading and decoding the images meet; `SourceChanged`; `Cancelled` or `Timeout`
+/// when `setup` was stopped.
 pub async fn compare(setup: &Setup, a: &ImageSpec, b: &ImageSpec) -> Result<Option<Difference>> {
+    setup.stop.race(compare_whole(setup, a, b)).await
+}
+
+async fn compare_whole(setup: &Setup, a: &ImageSpec, b: &ImageSpec) -> Result<Option<Difference>> {
     let (a, b) = (image::open(setup, a).await?, image::open(setup, b).await?);
     let engine = setup.engine(CopyOptions { digest: false, ..CopyOptions::default() });
-    carreto_transfer::compare(&engine, a.image, b.image).await
+    let (one, other) = (a.image.clone(), b.image.clone());
+    let difference = carreto_transfer::compare(&engine, one, other).await?;
+    a.expect_unchanged().await?;
+    b.expect_unchanged().await?;
+    Ok(difference)
 }
 
 enum Hasher {

@@ -1,6 +1,6 @@
 //! What an image is.
 
-use crate::{ImageSpec, Setup, image};
+use crate::{ImageSpec, Setup, image, shown_location};
 use carreto_block::{ByteRange, Placement, Source};
 use carreto_error::Result;
 use carreto_formats::{Image, ImageInfo, Warning};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct ImageFacts {
     /// The version of this document.
     pub schema_version: u32,
-    /// The image as the user named it.
+    /// The image as the user named it, without the query of a web address.
     pub image: String,
     /// The format.
     pub format: &'static str,
@@ -65,23 +65,31 @@ impl From<Warning> for WarningFacts {
 /// Cancel safe.
 ///
 /// # Errors
-/// What opening and checking the image meets.
+/// What opening and checking the image meets; `SourceChanged`; `Cancelled` or `Timeout` when
+/// `setup` was stopped.
 pub async fn inspect(setup: &Setup, spec: &ImageSpec) -> Result<ImageFacts> {
-    let opened = image::open(setup, spec).await?;
-    facts(&spec.location, opened.image.as_ref()).await
+    setup.stop.race(inspect_whole(setup, spec)).await
 }
 
-pub(crate) async fn facts(location: &str, image: &dyn Image) -> Result<ImageFacts> {
+async fn inspect_whole(setup: &Setup, spec: &ImageSpec) -> Result<ImageFacts> {
+    let opened = image::open(setup, spec).await?;
+    let found = facts(setup, &spec.location, opened.image.as_ref()).await?;
+    opened.expect_unchanged().await?;
+    Ok(found)
+}
+
+pub(crate) async fn facts(setup: &Setup, location: &str, image: &dyn Image) -> Result<ImageFacts> {
     let report = image.check(&carreto_formats::Limits::default()).await?;
+    setup.alive();
     let allocated_size = match report.allocated_size {
         Some(size) => size,
-        None => mapped_size(image).await?,
+        None => mapped_size_in(setup, image, ByteRange::whole(image.size())).await?,
     };
     let info: &ImageInfo = image.info();
     let warnings = info.warnings.iter().cloned().chain(report.warnings);
     Ok(ImageFacts {
         schema_version: 1,
-        image: location.to_owned(),
+        image: shown_location(location),
         format: info.format.name(),
         subformat: info.subformat.clone(),
         virtual_size: info.virtual_size,
@@ -97,13 +105,12 @@ pub(crate) async fn facts(location: &str, image: &dyn Image) -> Result<ImageFact
     })
 }
 
-/// Bytes of a source that are not known to be zero.
-pub(crate) async fn mapped_size(source: &dyn Source) -> Result<u64> {
-    mapped_size_in(source, ByteRange::whole(source.size())).await
-}
-
 /// Bytes of a range of a source that are not known to be zero.
-pub(crate) async fn mapped_size_in(source: &dyn Source, range: ByteRange) -> Result<u64> {
+pub(crate) async fn mapped_size_in(
+    setup: &Setup,
+    source: &dyn Source,
+    range: ByteRange,
+) -> Result<u64> {
     let mut rest = range;
     let mut mapped = 0;
     while !rest.is_empty() {
@@ -113,6 +120,7 @@ pub(crate) async fn mapped_size_in(source: &dyn Source, range: ByteRange) -> Res
                 mapped += extent.range.len();
             }
         }
+        setup.alive();
     }
     Ok(mapped)
 }

@@ -1,10 +1,13 @@
 //! The state of a job: its name, its lock, its journal, its report.
 
-use crate::{JobSpec, Report, Verify};
+use crate::{JobSpec, Report, Verify, location};
 use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_transfer::{Journal, JournalHeader, Resumed};
 use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The files of one job, locked for this process.
@@ -24,6 +27,8 @@ pub(crate) struct JobState {
     pub(crate) source: String,
     /// Which target it is; `None` while it does not exist.
     pub(crate) target: Option<String>,
+    /// What [`crate::target::mark`] says about it.
+    pub(crate) target_mark: Option<String>,
     /// The size of the disk.
     pub(crate) size: u64,
     pub(crate) boot: String,
@@ -38,18 +43,68 @@ pub(crate) struct Continued {
     pub(crate) resumed: Resumed,
 }
 
+/// What an earlier run of a job left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// No journal.
+    Nothing,
+    /// A journal to go on with.
+    Fits,
+    /// A journal that does not count any more, and why.
+    Discarded(&'static str),
+}
+
+impl Earlier {
+    /// Judges the journal that an interrupted run left at `path`; changes nothing.
+    ///
+    /// # Errors
+    /// `SourceChanged` when the image is no longer the one that was being copied.
+    pub(crate) fn find(path: &Path, state: &JobState) -> Result<Self> {
+        let Some(header) = Journal::peek(path)? else {
+            return Ok(Self::Nothing);
+        };
+        if state.target.as_ref() != Some(&header.target) {
+            return Ok(Self::Discarded("the target is not the one of the interrupted run"));
+        }
+        if header.job != state.job {
+            return Ok(Self::Discarded("the options ask for something else"));
+        }
+        if !state.verified {
+            // Device numbers can be dealt out anew at boot, and files can be written by others;
+            // only verification would notice.
+            if header.boot != state.boot {
+                return Ok(Self::Discarded("the system was started anew and nothing is verified"));
+            }
+            if state.target_mark.is_some() && Journal::peek_mark(path)? != state.target_mark {
+                return Ok(Self::Discarded(
+                    "the target may have been written by others and nothing is verified",
+                ));
+            }
+        }
+        if header.source != state.source || header.size != state.size {
+            let text = "the image changed since the interrupted run began";
+            return Err(Error::new(Kind::SourceChanged, text));
+        }
+        Ok(Self::Fits)
+    }
+}
+
 impl Job {
     /// Takes the lock of the job that `spec` describes. The same image and target are the same
-    /// job, whatever the options.
+    /// job, whatever the options; but options that read the image in another way, or verify in
+    /// another way, discard the journal of an interrupted run.
     pub(crate) fn lock(spec: &JobSpec) -> Result<Self> {
+        let stem = stem_of(spec);
         let directory = spec.state_dir.join("jobs");
         let text = directory.display().to_string();
-        std::fs::create_dir_all(&directory)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
             .map_err(|e| Error::io(IoSide::State, "create the state directory", &text, e))?;
-        let stem = directory.join(job_name(spec));
         let path = stem.with_extension("lock");
         let text = path.display().to_string();
-        let lock = File::options().create(true).append(true).open(&path);
+        let lock = File::options().create(true).append(true).mode(0o600).open(&path);
         let lock = lock.map_err(|e| Error::io(IoSide::State, "open the lock", &text, e))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             Error::new(Kind::Locked, "another run of the same job is under way")
@@ -59,6 +114,11 @@ impl Job {
         Ok(Self { stem, _lock: lock })
     }
 
+    /// Where the journal of the job that `spec` describes lies, if there is one.
+    pub(crate) fn journal_of(spec: &JobSpec) -> PathBuf {
+        stem_of(spec).with_extension("journal")
+    }
+
     pub(crate) fn journal_path(&self) -> PathBuf {
         self.stem.with_extension("journal")
     }
@@ -66,27 +126,6 @@ impl Job {
     /// Where the report of the last run lies.
     pub(crate) fn report_path(&self) -> PathBuf {
         self.stem.with_extension("report.json")
-    }
-
-    /// The header of the journal that an interrupted run left, if it fits `state`.
-    ///
-    /// # Errors
-    /// `SourceChanged` when the image is no longer the one that was being copied.
-    pub(crate) fn earlier(&self, state: &JobState) -> Result<Option<JournalHeader>> {
-        let Some(header) = Journal::peek(&self.journal_path())? else {
-            return Ok(None);
-        };
-        let same_target = state.target.as_ref() == Some(&header.target);
-        // Device numbers can be dealt out anew at boot; only verification would notice.
-        let trusted = state.verified || header.boot == state.boot;
-        if !same_target || !trusted || header.job != state.job {
-            return Ok(None);
-        }
-        if header.source != state.source || header.size != state.size {
-            let text = "the image changed since the interrupted run began";
-            return Err(Error::new(Kind::SourceChanged, text));
-        }
-        Ok(Some(header))
     }
 
     /// Forgets what interrupted runs of other jobs left for the same target: this run overwrites
@@ -116,7 +155,7 @@ impl Job {
         remove(&self.journal_path())
     }
 
-    /// Continues the journal that [`Self::earlier`] accepted.
+    /// Continues the journal that [`Earlier::find`] accepted.
     pub(crate) fn resume(&self, boot: &str) -> Result<Continued> {
         let found = Journal::resume(&self.journal_path(), boot)?;
         let (journal, resumed) = found.ok_or_else(|| {
@@ -137,18 +176,27 @@ impl Job {
             created,
         };
         let journal = Journal::create(&self.journal_path(), &header)?;
-        Ok(Continued { journal, resumed: Resumed { blank: created, ..Resumed::default() } })
+        Ok(Continued {
+            journal,
+            resumed: Resumed { blank: created, untouched: created, ..Resumed::default() },
+        })
     }
 
-    /// Writes the report beside the journal.
+    /// Writes the report beside the journal: the whole new one, or none.
     pub(crate) fn write_report(&self, report: &Report) -> Result<()> {
         let path = self.report_path();
         let json = serde_json::to_vec_pretty(report).map_err(|error| {
             Error::new(Kind::Internal, "the report is no JSON").caused_by(error)
         })?;
+        let fresh = self.stem.with_extension("report.new");
+        let write = || {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(&fresh)?.write_all(&json)?;
+            std::fs::rename(&fresh, &path)
+        };
         let text = path.display().to_string();
-        std::fs::write(&path, json)
-            .map_err(|e| Error::io(IoSide::State, "write the report", text, e))
+        write().map_err(|e| Error::io(IoSide::State, "write the report", text, e))
     }
 }
 
@@ -169,25 +217,14 @@ pub(crate) fn job_text(spec: &JobSpec) -> String {
     let format = image.format.map_or("probed", carreto_formats::Format::name);
     let snapshot = image.snapshot.as_deref().unwrap_or("active");
     let digests = spec.verify == Verify::Full;
-    format!("{}|{format}|{snapshot}|digests={digests}", image.location)
+    format!("{}|{format}|{snapshot}|digests={digests}", location::key(&image.location))
 }
 
-fn job_name(spec: &JobSpec) -> String {
-    let image = match spec.image.location.split_once("://") {
-        Some(_) => spec.image.location.clone(),
-        None => absolute(Path::new(&spec.image.location)),
-    };
-    let text = format!("{image}\n{}", absolute(&spec.target));
-    let hash = blake3::hash(text.as_bytes());
-    hash.to_hex()[..24].to_owned()
-}
-
-/// The path with its directory resolved, so that the same file has the same name from anywhere.
-fn absolute(path: &Path) -> String {
-    let resolved = path.canonicalize().or_else(|_| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize()?;
-        Ok::<_, std::io::Error>(parent.join(path.file_name().unwrap_or_default()))
-    });
-    resolved.unwrap_or_else(|_| path.to_owned()).display().to_string()
+fn stem_of(spec: &JobSpec) -> PathBuf {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(location::key(&spec.image.location).as_bytes());
+    hasher.update(b"\n");
+    hasher.update(location::absolute(&spec.target).as_os_str().as_bytes());
+    let name = hasher.finalize().to_hex();
+    spec.state_dir.join("jobs").join(&name[..24])
 }

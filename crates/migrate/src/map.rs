@@ -37,18 +37,28 @@ pub struct MapEntry {
 /// Cancel safe.
 ///
 /// # Errors
-/// What opening the image and reading its metadata meet, and what `entry` returns.
+/// What opening the image and reading its metadata meet, and what `entry` returns;
+/// `SourceChanged`; `Cancelled` or `Timeout` when `setup` was stopped.
 pub async fn map(
+    setup: &Setup,
+    spec: &ImageSpec,
+    entry: impl FnMut(MapEntry) -> Result<()>,
+) -> Result<()> {
+    setup.stop.race(map_whole(setup, spec, entry)).await
+}
+
+async fn map_whole(
     setup: &Setup,
     spec: &ImageSpec,
     mut entry: impl FnMut(MapEntry) -> Result<()>,
 ) -> Result<()> {
     let opened = image::open(setup, spec).await?;
-    let image = opened.image;
+    let image = &opened.image;
     let mut rest = ByteRange::whole(image.size());
     let mut pending: Option<MapEntry> = None;
     while !rest.is_empty() {
         setup.stop.check()?;
+        setup.alive();
         for extent in image.extents(rest, 1024).await? {
             rest = rest.split_at(extent.range.end()).1;
             let next = entry_of(image.as_ref(), extent);
@@ -58,7 +68,8 @@ pub async fn map(
             }
         }
     }
-    pending.map_or(Ok(()), entry)
+    pending.map_or(Ok(()), entry)?;
+    opened.expect_unchanged().await
 }
 
 fn entry_of(image: &dyn Source, extent: Extent) -> MapEntry {

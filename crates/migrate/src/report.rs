@@ -1,8 +1,8 @@
 //! The report of a run, as it is written to disk and printed as JSON.
 
-use crate::JobSpec;
 use crate::inspect::WarningFacts;
-use carreto_error::{Error, chain_text};
+use crate::{JobSpec, shown_location, system};
+use carreto_error::{Error, Kind, Result, chain_text};
 use carreto_transfer::Counters;
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ pub struct Report {
     pub schema_version: u32,
     /// How the run ended.
     pub status: Status,
-    /// The image as the user named it.
+    /// The image as the user named it, without the query of a web address.
     pub image: String,
     /// The format of the image, once it is known.
     pub format: Option<&'static str>,
@@ -61,7 +61,7 @@ pub struct CopyTotals {
     pub read_bytes: u64,
     /// Guest bytes that the image had data for.
     pub data_bytes: u64,
-    /// Guest bytes that were zero and not transferred.
+    /// Guest bytes that were known or found to be zero and not written as data.
     pub zero_bytes: u64,
     /// Written to the target as data.
     pub written_bytes: u64,
@@ -82,7 +82,7 @@ pub struct CopyTotals {
 pub struct VerifyTotals {
     /// `full` or `none`.
     pub mode: &'static str,
-    /// Bytes read back from the target; known holes are not read.
+    /// Bytes read back from the target; holes are known to be zero and not read.
     pub read_bytes: u64,
     /// The name of the digest.
     pub algorithm: &'static str,
@@ -143,7 +143,7 @@ impl Report {
         Self {
             schema_version: SCHEMA_VERSION,
             status: Status::Failed,
-            image: spec.image.location.clone(),
+            image: shown_location(&spec.image.location),
             format: None,
             virtual_size: None,
             target: spec.target.display().to_string(),
@@ -161,6 +161,26 @@ impl Report {
             warnings: Vec::new(),
             error: None,
         }
+    }
+
+    /// The run has ended. `exit_code` is what the front end's process ends with when it was
+    /// cancelled.
+    pub(crate) fn end(&mut self, elapsed: f64, outcome: &Result<()>, exit_code: Option<u8>) {
+        self.finished = system::now();
+        self.elapsed_seconds = elapsed;
+        self.copied.data_bytes_per_second = self.copied.data_bytes as f64 / elapsed.max(1e-9);
+        self.status = if outcome.is_ok() { Status::Done } else { Status::Failed };
+        self.error = outcome.as_ref().err().map(|error| {
+            let document = ErrorReport::from(error);
+            let cancelled = error.kind() == Kind::Cancelled;
+            let exit = exit_code.filter(|_| cancelled).unwrap_or(document.exit);
+            ErrorReport { exit, ..document }
+        });
+    }
+
+    /// Adds something that the user should know.
+    pub(crate) fn warn(&mut self, code: &'static str, text: impl Into<String>) {
+        self.warnings.push(WarningFacts { code, text: text.into(), offset: None });
     }
 
     pub(crate) fn take_counters(&mut self, counters: &Counters) {

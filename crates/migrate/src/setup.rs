@@ -61,6 +61,11 @@ impl Setup {
         self.observer.event(&RunEvent::Note(text.into()));
     }
 
+    /// Tells that something moved.
+    pub(crate) fn alive(&self) {
+        self.observer.event(&RunEvent::Engine(Event::Alive));
+    }
+
     pub(crate) fn engine(&self, options: CopyOptions) -> Engine {
         let observer = Arc::new(Forward(Arc::clone(&self.observer)));
         Engine::new(options).observed_by(observer).stopped_by(self.stop.clone())

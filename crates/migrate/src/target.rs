@@ -1,14 +1,14 @@
 //! The disk that is written: looking at it, and opening it.
 
-use carreto_block::{Source as _, Target};
-use carreto_error::{Error, IoSide, Result};
+use carreto_block::{Source as _, Stamp, Target};
+use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_store::{
     DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
 };
 use serde::Serialize;
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -23,6 +23,9 @@ pub struct TargetState {
     pub size: Option<u64>,
     /// What the file system of a file can still take.
     pub free: Option<u64>,
+    /// The path itself: its text may have lost bytes that are no UTF-8.
+    #[serde(skip)]
+    pub(crate) location: PathBuf,
     /// What a file takes on its file system already.
     #[serde(skip)]
     pub(crate) allocated: u64,
@@ -47,12 +50,15 @@ impl TargetState {
         self.kind == "device"
     }
 
-    /// Whether `path` is the target under whatever name.
-    pub(crate) fn is_same_file(&self, path: &Path) -> bool {
-        let (Ok(one), Ok(other)) = (std::fs::metadata(&self.path), std::fs::metadata(path)) else {
-            return false;
-        };
-        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    /// Whether a local file with this stamp is the target, whatever names either goes by: decided
+    /// by device and inode, which the stamp begins with.
+    pub(crate) fn is_stamped(&self, stamp: &Stamp) -> Result<bool> {
+        if !matches!(self.kind, "file" | "device") {
+            return Ok(false);
+        }
+        let node = LocalFile::open(&self.location)?;
+        let own = format!("{}:", node.identity());
+        Ok(stamp.0.split('|').any(|part| part.starts_with(&own)))
     }
 
     pub(crate) fn is_missing(&self) -> bool {
@@ -76,6 +82,7 @@ pub(crate) fn inspect(path: &Path) -> Result<TargetState> {
     let identity = if exists && obstacles.is_empty() { Some(identity(path)?) } else { None };
     Ok(TargetState {
         path: path.display().to_string(),
+        location: path.to_owned(),
         kind: match kind {
             TargetKind::Missing => "missing",
             TargetKind::File => "file",
@@ -100,7 +107,39 @@ pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTa
         Arc::new(FileTarget::open_existing(path)?)
     };
     let identity = identity(path)?;
+    if state.identity.as_ref().is_some_and(|checked| *checked != identity) {
+        let text = "the path names another disk than the one that was checked";
+        return Err(Error::new(Kind::TargetUnusable, text)
+            .during("open the target")
+            .path(path.display().to_string())
+            .remedied_by("stop what replaces the target, and run the same command again"));
+    }
     Ok(OpenTarget { target, identity, created: state.is_missing() })
+}
+
+/// A text that every write to a file changes; `None` for a device, which keeps no such time.
+pub(crate) fn mark(path: &Path, state: &TargetState) -> Result<Option<String>> {
+    if state.is_device() {
+        return Ok(None);
+    }
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let name = path.display().to_string();
+            return Err(Error::io(IoSide::Target, "look at", name, error));
+        }
+    };
+    let (written, changed) = (found.mtime_nsec(), found.ctime_nsec());
+    Ok(Some(format!("{}.{written:09}:{}.{changed:09}", found.mtime(), found.ctime())))
+}
+
+/// Whether a device that was there is there no more.
+pub(crate) fn is_gone(path: &Path) -> bool {
+    inspect_target(path).is_ok_and(|facts| {
+        let gone = |o: &Obstacle| matches!(o, Obstacle::Gone { .. } | Obstacle::NoMedium { .. });
+        facts.kind == TargetKind::Missing || facts.obstacles.iter().any(gone)
+    })
 }
 
 /// A text that another disk at the same path does not share: a file that was deleted and made

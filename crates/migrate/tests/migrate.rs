@@ -267,6 +267,26 @@ async fn the_image_is_not_its_own_target() {
     assert!(std::fs::read(bench.path("disk.raw")).unwrap() == bench.disk);
 }
 
+/// Nor is it under another name: a hard or symbolic link, in UTF-8 or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_is_not_its_own_target_under_any_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = Bench::new(14);
+    let image = bench.path("disk.raw");
+    let odd = bench.directory.path().join(std::ffi::OsStr::from_bytes(b"disk-\xff.raw"));
+    let links = [odd.clone(), bench.path("hard"), bench.path("soft"), odd.with_extension("soft")];
+    for (at, link) in links.into_iter().enumerate() {
+        if at < 2 {
+            std::fs::hard_link(&image, &link).unwrap();
+        } else {
+            std::os::unix::fs::symlink(&image, &link).unwrap();
+        }
+        let error = failure(&Setup::default(), &JobSpec { target: link, ..bench.job() }).await;
+        assert_eq!(error.kind(), Kind::Usage, "link {at}");
+        assert!(std::fs::read(&image).unwrap() == bench.disk, "link {at} destroyed the image");
+    }
+}
+
 /// What one job wrote is not what another job's journal remembers.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_image_on_the_same_target_starts_over() {

@@ -1,5 +1,6 @@
 //! Wrappers that fail on purpose.
 
+use crate::MemTarget;
 use async_trait::async_trait;
 use carreto_block::{
     ByteRange, Extent, LocalRead, LocalWrite, ReadHint, Source, Stamp, Target, TargetCaps,
@@ -13,13 +14,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Fault {
     at: u64,
     kind: Kind,
+    /// The operation that counts; all of them when absent.
+    only: Option<&'static str>,
     done: AtomicU64,
 }
 
 impl Fault {
     /// Fails operation number `at`, once, with an error of `kind`.
     pub fn at(at: u64, kind: Kind) -> Arc<Self> {
-        Arc::new(Self { at, kind, done: AtomicU64::new(0) })
+        Arc::new(Self { at, kind, only: None, done: AtomicU64::new(0) })
+    }
+
+    /// Fails flush number `at`, counted from 1, once, with an error of `kind`.
+    pub fn at_flush(at: u64, kind: Kind) -> Arc<Self> {
+        Arc::new(Self { at, kind, only: Some("flush"), done: AtomicU64::new(0) })
     }
 
     /// Never fails; only counts.
@@ -33,6 +41,9 @@ impl Fault {
     }
 
     fn check(&self, what: &str) -> Result<()> {
+        if self.only.is_some_and(|only| only != what) {
+            return Ok(());
+        }
         let number = self.done.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.at {
             return Err(Error::new(self.kind, format!("injected fault at {what}, step {number}")));
@@ -108,12 +119,20 @@ impl LocalRead for FaultySource {
 pub struct FaultyTarget {
     inner: Arc<dyn Target>,
     fault: Arc<Fault>,
+    /// The disk that forgets what was not flushed when a flush fails.
+    forgetful: Option<MemTarget>,
 }
 
 impl FaultyTarget {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Target>, fault: Arc<Fault>) -> Self {
-        Self { inner, fault }
+        Self { inner, fault, forgetful: None }
+    }
+
+    /// Wraps `disk`, which loses what was not flushed when a flush fails, as a kernel that could
+    /// not write a page drops it and calls it clean.
+    pub fn forgetful(disk: &MemTarget, fault: Arc<Fault>) -> Self {
+        Self { inner: Arc::new(disk.clone()), fault, forgetful: Some(disk.clone()) }
     }
 }
 
@@ -150,7 +169,11 @@ impl Target for FaultyTarget {
 
     async fn flush(&self) -> Result<()> {
         tokio::task::yield_now().await;
-        self.fault.check("flush")?;
+        self.fault.check("flush").inspect_err(|_| {
+            if let Some(disk) = &self.forgetful {
+                disk.lose_unflushed();
+            }
+        })?;
         self.inner.flush().await
     }
 

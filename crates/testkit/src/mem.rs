@@ -158,6 +158,13 @@ impl MemTarget {
         disk.flushed[offset as usize] ^= 0x40;
     }
 
+    /// What a failed flush leaves: the system gave up what it had not written yet, and the disk
+    /// reads as it did after the last flush.
+    pub fn lose_unflushed(&self) {
+        let mut disk = self.disk.lock().unwrap();
+        disk.now = disk.flushed.as_slice().to_vec();
+    }
+
     /// Bytes written as data so far.
     pub fn written(&self) -> u64 {
         self.disk.lock().unwrap().written

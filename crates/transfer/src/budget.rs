@@ -2,6 +2,7 @@
 
 use carreto_block::{ALIGNMENT, AlignedBuf};
 use carreto_error::{Error, Kind, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,6 +18,9 @@ struct Shared {
     total: usize,
     /// Buffers that came back, kept because fresh memory costs page faults.
     idle: Mutex<Vec<AlignedBuf>>,
+    /// Bytes lent now, and the most that ever were.
+    lent: AtomicU64,
+    peak: AtomicU64,
 }
 
 /// Idle buffers that are kept for reuse.
@@ -27,8 +31,13 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let total = usize::try_from(bytes).unwrap_or(usize::MAX) / ALIGNMENT;
         let total = total.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        let shared =
-            Shared { pages: Arc::new(Semaphore::new(total)), total, idle: Mutex::default() };
+        let shared = Shared {
+            pages: Arc::new(Semaphore::new(total)),
+            total,
+            idle: Mutex::default(),
+            lent: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -41,17 +50,46 @@ impl Budget {
     /// # Errors
     /// `Limit` when the system has not that much memory.
     pub async fn lend(&self, first: usize, second: usize) -> Result<(Lease, AlignedBuf)> {
-        let pages = (first.div_ceil(ALIGNMENT) + second.div_ceil(ALIGNMENT)).min(self.shared.total);
-        let wanted = u32::try_from(pages).unwrap_or(u32::MAX);
+        let permit = self.take(pages(first) + pages(second)).await?;
+        Ok((self.lease(first, second, Arc::new(permit))?, self.buffer(second)?))
+    }
+
+    /// [`Self::lend`] for two items that are needed together: waits for both at once, so that
+    /// nobody holds one while waiting for the other. Cancel safe and fair.
+    ///
+    /// # Errors
+    /// As [`Self::lend`].
+    pub(crate) async fn lend_pair(&self, wishes: [(usize, usize); 2]) -> Result<[Lent; 2]> {
+        let [one, two] = wishes.map(|(first, second)| pages(first) + pages(second));
+        // Shared, so that where both exceed the budget neither gives back what covers the other.
+        let permit = Arc::new(self.take(one + two).await?);
+        let [(a, b), (c, d)] = wishes;
+        let one = (self.lease(a, b, Arc::clone(&permit))?, self.buffer(b)?);
+        Ok([one, (self.lease(c, d, permit)?, self.buffer(d)?)])
+    }
+
+    /// The most bytes that were lent at a time.
+    pub fn peak(&self) -> u64 {
+        self.shared.peak.load(Ordering::Relaxed)
+    }
+
+    async fn take(&self, pages: usize) -> Result<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(pages.min(self.shared.total)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.shared.pages).acquire_many_owned(wanted).await;
-        let permit = permit
-            .map_err(|closed| Error::new(Kind::Internal, "the budget closed").caused_by(closed))?;
-        let lease = Lease {
-            buffer: Some(self.buffer(first)?),
-            shared: Arc::clone(&self.shared),
-            _permit: permit,
-        };
-        Ok((lease, self.buffer(second)?))
+        permit.map_err(|closed| Error::new(Kind::Internal, "the budget closed").caused_by(closed))
+    }
+
+    fn lease(
+        &self,
+        first: usize,
+        second: usize,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) -> Result<Lease> {
+        let buffer = Some(self.buffer(first)?);
+        let bytes = (first + second) as u64;
+        let lent = self.shared.lent.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.shared.peak.fetch_max(lent, Ordering::Relaxed);
+        Ok(Lease { buffer, bytes, shared: Arc::clone(&self.shared), _permit: permit })
     }
 
     fn buffer(&self, len: usize) -> Result<AlignedBuf> {
@@ -70,12 +108,21 @@ impl Budget {
     }
 }
 
+/// A buffer that carries the share of the budget, and one beside it.
+pub(crate) type Lent = (Lease, AlignedBuf);
+
+fn pages(bytes: usize) -> usize {
+    bytes.div_ceil(ALIGNMENT)
+}
+
 /// A lent buffer, and the share of the budget that goes back when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     buffer: Option<AlignedBuf>,
+    /// Bytes of both buffers that were asked for.
+    bytes: u64,
     shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -103,6 +150,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.shared.lent.fetch_sub(self.bytes, Ordering::Relaxed);
         if let Some(buffer) = self.buffer.take() {
             self.recycle(buffer);
         }

@@ -17,7 +17,7 @@ pub enum Difference {
 
 /// Compares the bytes of `a` and `b`; what is zero in both is not read.
 ///
-/// Cancel safe.
+/// Cancel safe; items that are being decoded on a thread run to their end.
 ///
 /// # Errors
 /// What reading and decoding meet; `Cancelled` or `Timeout` when the engine was stopped.
@@ -46,9 +46,8 @@ impl Run {
     async fn walk(&mut self) -> Result<()> {
         let mut walker = Walker::new(Arc::clone(&self.a), ByteRange::whole(self.a.size()));
         while self.first.is_none()
-            && let Some(work) = walker.next().await?
+            && let Some(work) = self.engine.stop.race(walker.next()).await?
         {
-            self.engine.stop.check()?;
             match work {
                 Work::Zero(range) => self.expect_zero(range).await?,
                 Work::Data(range, extents) => self.start_pair(range, &extents).await?,
@@ -60,7 +59,7 @@ impl Run {
     /// `a` is zero here; so must be `b`.
     async fn expect_zero(&mut self, range: ByteRange) -> Result<()> {
         let mut walker = Walker::new(Arc::clone(&self.b), range);
-        while let Some(work) = walker.next().await? {
+        while let Some(work) = self.engine.stop.race(walker.next()).await? {
             let Work::Data(part, extents) = work else {
                 continue;
             };
@@ -77,15 +76,15 @@ impl Run {
     }
 
     async fn start_pair(&mut self, range: ByteRange, extents: &[Extent]) -> Result<()> {
-        let ours = self.engine.plan(&self.a, range, extents).await?;
         let mut theirs = Vec::new();
         let mut rest = range;
         while !rest.is_empty() {
-            let answer = self.b.extents(rest, 512).await?;
+            let answer = self.engine.stop.race(self.b.extents(rest, 512)).await?;
             rest = rest.split_at(answer.last().map_or(rest.end(), |e| e.range.end())).1;
             theirs.extend(answer);
         }
-        let theirs = self.engine.plan(&self.b, range, &theirs).await?;
+        let pair = self.engine.plan_pair(range, (&self.a, extents), (&self.b, &theirs));
+        let (ours, theirs) = pair.await?;
         self.wait_for_room(self.engine.parallel(self.a.as_ref(), ours.is_local())).await?;
         let engine = self.engine.clone();
         self.flight.spawn(async move {

@@ -52,13 +52,15 @@ pub struct Copied {
 /// content of the target is not known.
 const ZERO_GAP: usize = 64 << 10;
 
-/// The largest range that is zeroed in one step, so that a stop is heard.
+/// The largest range that is zeroed in one step, so that a stop is heard and progress is told.
 const ZERO_STEP: u64 = 1 << 30;
+/// The same where zeroing costs as much as writing.
+const SLOW_ZERO_STEP: u64 = 32 << 20;
 
 /// Copies `body`, writing down in `journal` what is done, and flushes the target at the end.
 ///
 /// Whatever ends the copy early, all writes have ended when it returns, and what was done is in
-/// the journal. Not cancel safe: dropping the future leaves a few blocking writes of right bytes
+/// the journal. After a flush that failed only what was flushed before counts as done. Not cancel safe: dropping the future leaves a few blocking writes of right bytes
 /// running for a moment; copying again repairs whatever is missing.
 ///
 /// # Errors
@@ -71,11 +73,12 @@ pub async fn copy(engine: &Engine, body: &Body, journal: Option<Arc<Journal>>) -
         flight: JoinSet::new(),
         flush: None,
         last_flush: Instant::now(),
+        doubted: false,
         copied: Copied::default(),
     };
     let outcome = run.pump().await;
     let landed = run.land().await;
-    let flushed = if landed.is_ok() { run.flush_now().await } else { Ok(()) };
+    let flushed = if landed.is_ok() && !run.doubted { run.flush_now().await } else { Ok(()) };
     outcome.and(landed).and(flushed)?;
     Ok(run.copied)
 }
@@ -87,6 +90,8 @@ struct Run {
     flight: JoinSet<Result<Landed>>,
     flush: Option<JoinHandle<Result<u64>>>,
     last_flush: Instant,
+    /// A flush failed.
+    doubted: bool,
     copied: Copied,
 }
 
@@ -103,8 +108,7 @@ impl Run {
     async fn pump(&mut self) -> Result<()> {
         for gap in self.body.done.gaps(self.body.range) {
             let mut walker = Walker::new(Arc::clone(&self.body.source), gap);
-            while let Some(work) = walker.next().await? {
-                self.engine.stop.check()?;
+            while let Some(work) = self.engine.stop.race(walker.next()).await? {
                 self.start(work).await?;
                 self.flush_sometimes().await?;
             }
@@ -119,7 +123,8 @@ impl Run {
                 self.finish(&Landed { range, data: 0, digests: Vec::new() })
             }
             Work::Zero(range) => {
-                for step in range.chunks(ZERO_STEP) {
+                let fast = self.body.target.caps().fast_zero;
+                for step in range.chunks(if fast { ZERO_STEP } else { SLOW_ZERO_STEP }) {
                     self.wait_for_room(self.engine.cores).await?;
                     self.flight.spawn(zero(self.engine.clone(), self.body.clone(), step));
                 }
@@ -185,15 +190,21 @@ impl Run {
 
     fn begin_flush(&mut self) {
         let mark = self.journal.as_ref().map_or(0, |journal| journal.mark());
-        let target = Arc::clone(&self.body.target);
-        self.flush = Some(tokio::spawn(async move { target.flush().await.map(|()| mark) }));
+        let (engine, target) = (self.engine.clone(), Arc::clone(&self.body.target));
+        let flush = async move { engine.flush(target.as_ref()).await.map(|()| mark) };
+        self.flush = Some(tokio::spawn(flush));
     }
 
     async fn end_flush(&mut self) -> Result<()> {
         let Some(flush) = self.flush.take() else {
             return Ok(());
         };
-        let mark = flush.await.map_err(lost)??;
+        let flushed = flush.await.map_err(lost).flatten();
+        if flushed.is_err() {
+            self.doubted = true;
+            self.journal.as_ref().map_or(Ok(()), |journal| journal.doubted())?;
+        }
+        let mark = flushed?;
         if let Some(journal) = &self.journal {
             journal.flushed(mark)?;
         }
@@ -235,7 +246,7 @@ async fn transfer(engine: Engine, body: Body, item: Item) -> Result<Landed> {
     let work = move |bytes: &[u8]| {
         let digests = if digest { chunk_digests(range.start(), bytes) } else { Vec::new() };
         let layout = Layout::of(bytes, known_zero);
-        counters_for(&counters, &layout, data, range);
+        counters_for(&counters, &layout, data, range.len());
         let written = target.as_local().map(|local| layout.write(local, range.start(), bytes));
         written.transpose()?;
         Ok((digests, layout))
@@ -248,11 +259,12 @@ async fn transfer(engine: Engine, body: Body, item: Item) -> Result<Landed> {
     Ok(Landed { range, data, digests })
 }
 
-fn counters_for(counters: &Counters, layout: &Layout, data: u64, range: ByteRange) {
-    let sum = |runs: &[Range<usize>]| runs.iter().map(|run| run.len() as u64).sum();
+fn counters_for(counters: &Counters, layout: &Layout, data: u64, len: u64) {
+    let sum = |runs: &[Range<usize>]| runs.iter().map(|run| run.len() as u64).sum::<u64>();
+    let written = sum(&layout.data);
     Counters::add(&counters.data, data);
-    Counters::add(&counters.zero, range.len() - data);
-    Counters::add(&counters.written, sum(&layout.data));
+    Counters::add(&counters.zero, len.saturating_sub(written));
+    Counters::add(&counters.written, written);
     Counters::add(&counters.zeroed, sum(&layout.zero));
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 /// Fetches and decodes every compressed unit of `source` and nothing else. Returns the number of
 /// guest bytes decoded.
 ///
-/// Cancel safe.
+/// Cancel safe; an item that is being decoded on a thread runs to its end.
 ///
 /// # Errors
 /// The first unit that does not decode; what reading meets; `Cancelled` or `Timeout` when the
@@ -18,8 +18,7 @@ pub async fn decode_all(engine: &Engine, source: Arc<dyn Source>) -> Result<u64>
     let mut walker = Walker::new(Arc::clone(&source), ByteRange::whole(source.size()));
     let mut flight: JoinSet<Result<u64>> = JoinSet::new();
     let mut decoded = 0;
-    while let Some(work) = walker.next().await? {
-        engine.stop.check()?;
+    while let Some(work) = engine.stop.race(walker.next()).await? {
         let Work::Data(range, extents) = work else {
             continue;
         };

@@ -1,8 +1,10 @@
 //! What the operations of a run share: options, budget, pacing, counters, the stop switch.
 
+use crate::event::Waiting;
 use crate::pace::Pacer;
-use crate::{Budget, Counters, Event, Observer, Phase, Silent, Stop};
-use carreto_block::ByteRange;
+use crate::{Budget, Counters, Event, Observer, Phase, Silent, Stop, Wait};
+use carreto_block::{ByteRange, Target};
+use carreto_error::Result;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +80,22 @@ impl Engine {
     /// The running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The most bytes of memory that were lent at a time.
+    pub fn peak_memory(&self) -> u64 {
+        self.budget.peak()
+    }
+
+    /// Flushes `target` and tells about the wait.
+    ///
+    /// Not cancel safe: dropping the future leaves it unknown whether the flush will end well.
+    ///
+    /// # Errors
+    /// What flushing meets.
+    pub async fn flush(&self, target: &dyn Target) -> Result<()> {
+        let _waiting = Waiting::begin(self.observer.as_ref(), Wait::Flush);
+        target.flush().await
     }
 
     pub(crate) fn advanced(&self, phase: Phase, range: ByteRange, data: u64) {

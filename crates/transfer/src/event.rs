@@ -40,6 +40,40 @@ pub enum Event {
     },
     /// A checkpoint became durable.
     Flushed,
+    /// A wait began that is no sign of a fault, however long it takes.
+    WaitBegan(Wait),
+    /// Such a wait ended, or was given up.
+    WaitEnded(Wait),
+    /// Something moved that no other event tells about.
+    Alive,
+}
+
+/// What a run waits for of its own will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The disk, which takes what it was given into its safe place.
+    Flush,
+    /// The clock, to keep to the rate that the user wants.
+    Pace,
+}
+
+/// Tells the end of a wait when it is dropped.
+pub(crate) struct Waiting<'o> {
+    observer: &'o dyn Observer,
+    wait: Wait,
+}
+
+impl<'o> Waiting<'o> {
+    pub(crate) fn begin(observer: &'o dyn Observer, wait: Wait) -> Self {
+        observer.event(&Event::WaitBegan(wait));
+        Self { observer, wait }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.observer.event(&Event::WaitEnded(self.wait));
+    }
 }
 
 /// Hears events. Called from worker threads; must return quickly.
@@ -63,7 +97,7 @@ pub struct Counters {
     pub read: AtomicU64,
     /// Guest bytes that the source had data for.
     pub data: AtomicU64,
-    /// Guest bytes that were known or found to be zero.
+    /// Guest bytes that were known or found to be zero and not written as data.
     pub zero: AtomicU64,
     /// Written to the target as data.
     pub written: AtomicU64,

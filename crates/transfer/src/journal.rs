@@ -6,7 +6,10 @@
 //!
 //! What a later run may trust depends on whether the system ran on in between. If it did (same
 //! boot), everything that was done is in the target or in the page cache, however the process
-//! ended. If it did not, only what was flushed is.
+//! ended. If it did not, only what was flushed is. A flush that failed is the exception: the
+//! system may have dropped pages that it could not write, and says so only once. After a *doubted*
+//! frame nothing counts that was not flushed before, on the same boot either. What was *undone*
+//! stays undone whoever asks.
 
 use crate::frame;
 use crate::{ChunkDigest, RangeSet};
@@ -16,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +31,8 @@ const BEGUN: u8 = 2;
 const DONE: u8 = 3;
 const UNDONE: u8 = 4;
 const FLUSHED: u8 = 5;
+const DOUBTED: u8 = 6;
+const TARGET_MARK: u8 = 7;
 
 /// What a journal is about. Persisted; a change of its meaning needs a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +63,8 @@ pub struct Resumed {
     /// What was never written on the target still reads as zero: the target was created for the
     /// job, and nothing on it was ever found to be wrong.
     pub blank: bool,
+    /// The target was created for this very run: nobody wrote to it yet.
+    pub untouched: bool,
     /// Data bytes of items that had begun and are not done: they are sent a second time.
     pub resent: u64,
 }
@@ -73,6 +81,8 @@ struct State {
     file: File,
     /// Done and undone frames so far.
     operations: u64,
+    /// A flush failed: what this run writes cannot be made durable any more.
+    doubted: bool,
 }
 
 /// A change to what is done, in the order of the file.
@@ -89,6 +99,7 @@ struct Contents {
     operations: Vec<Operation>,
     flushed: usize,
     begun: BTreeMap<u64, (ByteRange, u64)>,
+    target_mark: Option<String>,
 }
 
 impl Journal {
@@ -103,7 +114,7 @@ impl Journal {
     /// Reads the header of the journal at `path`, if there is one.
     ///
     /// # Errors
-    /// `Unsupported` for a journal of a newer version, `Io` for a damaged one.
+    /// `Io` for a journal that is damaged or of another version.
     pub fn peek(path: &Path) -> Result<Option<JournalHeader>> {
         Ok(read(path)?.map(|contents| contents.header))
     }
@@ -114,6 +125,14 @@ impl Journal {
     /// As [`Self::peek`].
     pub fn peek_done(path: &Path, boot: &str) -> Result<RangeSet> {
         Ok(read(path)?.map(|contents| contents.split(boot).1.done).unwrap_or_default())
+    }
+
+    /// What [`Self::target_mark`] noted last.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub fn peek_mark(path: &Path) -> Result<Option<String>> {
+        Ok(read(path)?.and_then(|contents| contents.target_mark))
     }
 
     /// Continues the journal at `path`, if there is one. `boot` is the system's current boot.
@@ -153,6 +172,9 @@ impl Journal {
     /// # Errors
     /// What writing the file meets.
     pub fn done(&self, range: ByteRange, digests: &[(u64, ChunkDigest)]) -> Result<()> {
+        if self.lock().doubted {
+            return Ok(());
+        }
         self.append(DONE, &done_bytes(range, digests), true)
     }
 
@@ -174,7 +196,46 @@ impl Journal {
     /// # Errors
     /// What writing and synchronising the file meet.
     pub fn flushed(&self, mark: u64) -> Result<()> {
+        if self.lock().doubted {
+            return Ok(());
+        }
         self.append(FLUSHED, &mark.to_le_bytes(), false)?;
+        self.sync()
+    }
+
+    /// Notes that a flush of the target failed: from now on only what was flushed before counts,
+    /// and nothing that this run still does. A later flush that succeeds proves nothing, because
+    /// the system reports a lost page once.
+    ///
+    /// Where not even that can be written down, the journal is removed, so that the next run
+    /// begins again.
+    ///
+    /// # Errors
+    /// What removing the file meets.
+    pub fn doubted(&self) -> Result<()> {
+        self.lock().doubted = true;
+        match self.append(DOUBTED, &[], false).and_then(|()| self.sync()) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                std::fs::remove_file(&self.path).map_err(|e| self.error("remove the journal", e))
+            }
+        }
+    }
+
+    /// Notes the state of the target as the run leaves it, in the caller's terms. A journal that
+    /// is continued forgets it.
+    ///
+    /// # Errors
+    /// What writing the file meets.
+    pub fn target_mark(&self, mark: &str) -> Result<()> {
+        self.append(TARGET_MARK, mark.as_bytes(), false)
+    }
+
+    /// Makes what was noted so far durable.
+    ///
+    /// # Errors
+    /// What synchronising the file meets.
+    pub fn sync(&self) -> Result<()> {
         self.lock().file.sync_data().map_err(|e| self.error("synchronise the journal", e))
     }
 
@@ -218,7 +279,10 @@ impl Journal {
             }
         }
         let file = replace(path, &bytes)?;
-        Ok(Self { path: path.to_owned(), state: Mutex::new(State { file, operations }) })
+        Ok(Self {
+            path: path.to_owned(),
+            state: Mutex::new(State { file, operations, doubted: false }),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -238,11 +302,26 @@ impl Resumed {
                     self.done.insert(*range);
                     self.digests.extend(digests.iter().copied());
                 }
-                Operation::Undone(range) => {
-                    self.done.remove(*range);
-                    self.digests.retain(|at, _| *at < range.start() || *at >= range.end());
-                }
+                Operation::Undone(range) => self.remove(*range),
             }
+        }
+    }
+
+    /// Replays what was undone, and nothing of what was done.
+    fn undo(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            if let Operation::Undone(range) = operation {
+                self.remove(*range);
+            }
+        }
+    }
+
+    fn remove(&mut self, range: ByteRange) {
+        self.done.remove(range);
+        let inside: Vec<u64> =
+            self.digests.range(range.start()..range.end()).map(|(at, _)| *at).collect();
+        for at in inside {
+            self.digests.remove(&at);
         }
     }
 
@@ -263,7 +342,9 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<File> {
         move |error| Error::io(IoSide::State, operation, path, error)
     };
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh).map_err(error("create the journal", &fresh))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&fresh).map_err(error("create the journal", &fresh))?;
     file.write_all(bytes).map_err(error("write the journal", &fresh))?;
     file.sync_all().map_err(error("synchronise the journal", &fresh))?;
     std::fs::rename(&fresh, path).map_err(error("put the journal in place", path))?;
@@ -292,14 +373,19 @@ fn parse(bytes: &[u8]) -> Result<Contents> {
         return Err(Error::new(Kind::Io, "the header of the journal is damaged"));
     };
     let header: JournalHeader = serde_json::from_slice(json).map_err(|error| {
-        Error::new(Kind::Unsupported, "the header of the journal is not known").caused_by(error)
+        Error::new(Kind::Io, "the header of the journal is not known").caused_by(error)
     })?;
     if header.version != VERSION {
         let text = format!("the journal has version {}, expected {VERSION}", header.version);
-        return Err(Error::new(Kind::Unsupported, text));
+        return Err(Error::new(Kind::Io, text));
     }
-    let mut contents =
-        Contents { header, operations: Vec::new(), flushed: 0, begun: BTreeMap::new() };
+    let mut contents = Contents {
+        header,
+        operations: Vec::new(),
+        flushed: 0,
+        begun: BTreeMap::new(),
+        target_mark: None,
+    };
     while let Some((kind, payload, tail)) = frame::decode(rest) {
         if contents.take(kind, payload).is_none() {
             break;
@@ -322,10 +408,20 @@ impl Contents {
         let mut flushed = Resumed::default();
         flushed.replay(durable);
         let mut all = flushed.clone();
-        if self.header.boot == boot {
-            all.replay(rest);
+        all.replay(rest);
+        // What was undone and done again is durable only once it is flushed again.
+        flushed.undo(rest);
+        let trusted = if self.header.boot == boot { all } else { flushed.clone() };
+        (flushed, trusted)
+    }
+
+    /// Undoes whatever was not flushed.
+    fn doubt(&mut self) {
+        for operation in self.operations.iter_mut().skip(self.flushed) {
+            if let Operation::Done(range, _) = operation {
+                *operation = Operation::Undone(*range);
+            }
         }
-        (flushed, all)
     }
 
     /// Adds a frame; `None` when its payload makes no sense.
@@ -345,6 +441,8 @@ impl Contents {
                 let count = usize::try_from(split_u64(payload)?.0).ok()?;
                 self.flushed = count.min(self.operations.len());
             }
+            DOUBTED => self.doubt(),
+            TARGET_MARK => self.target_mark = Some(str::from_utf8(payload).ok()?.to_owned()),
             _ => return None,
         }
         Some(())

@@ -52,7 +52,7 @@ pub use copy::{Body, Copied, copy};
 pub use decode::decode_all;
 pub use digest::{CHUNK, ChunkDigest, ContentDigest, LEAF, chunk_digests as chunk_digests_of};
 pub use engine::{CopyOptions, Engine};
-pub use event::{Counters, Event, Observer, Phase, Silent};
+pub use event::{Counters, Event, Observer, Phase, Silent, Wait};
 pub use journal::{Journal, JournalHeader, Resumed};
 pub use ordered::{Piece, scan_ordered};
 pub use ranges::RangeSet;

@@ -18,20 +18,17 @@ impl Pacer {
         Self { rate: rate.filter(|rate| *rate > 0), busy_until: Mutex::new(None) }
     }
 
-    /// Waits until `bytes` may be moved.
+    /// Reserves `bytes` and says when they may be moved; `None` for at once.
     ///
-    /// A dropped call has used up its bytes.
-    pub(crate) async fn grant(&self, bytes: u64) {
-        let Some(rate) = self.rate else { return };
+    /// A call whose time is not waited for has used up its bytes.
+    pub(crate) fn grant(&self, bytes: u64) -> Option<Instant> {
+        let rate = self.rate?;
         let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        let start = {
-            let now = Instant::now();
-            let mut busy_until = self.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = busy_until.unwrap_or(now).max(now);
-            *busy_until = Some(start + cost);
-            start
-        };
-        tokio::time::sleep_until(start).await;
+        let now = Instant::now();
+        let mut busy_until = self.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = busy_until.unwrap_or(now).max(now);
+        *busy_until = Some(start + cost);
+        Some(start).filter(|start| *start > now)
     }
 }
 
@@ -44,9 +41,11 @@ mod tests {
         let pacer = Pacer::new(Some(1000));
         let start = Instant::now();
         for _ in 0..11 {
-            pacer.grant(500).await;
+            if let Some(time) = pacer.grant(500) {
+                tokio::time::sleep_until(time).await;
+            }
         }
         assert_eq!(start.elapsed(), Duration::from_secs(5), "the eleventh waits for ten");
-        Pacer::new(None).grant(u64::MAX).await;
+        assert_eq!(Pacer::new(None).grant(u64::MAX), None);
     }
 }

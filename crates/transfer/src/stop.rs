@@ -32,6 +32,7 @@ impl StopReason {
 pub struct Stop {
     token: CancellationToken,
     reason: Arc<OnceLock<StopReason>>,
+    exit_code: Arc<OnceLock<u8>>,
 }
 
 impl Stop {
@@ -39,6 +40,33 @@ impl Stop {
     pub fn request(&self, reason: StopReason) {
         let _first_wins = self.reason.set(reason);
         self.token.cancel();
+    }
+
+    /// Asks for the end as a user's signal does. The report tells `exit_code`, which the process
+    /// will end with.
+    pub fn cancel_with(&self, exit_code: u8) {
+        if !self.is_requested() {
+            let _first_wins = self.exit_code.set(exit_code);
+        }
+        self.request(StopReason::Cancelled);
+    }
+
+    /// What [`Self::cancel_with`] was told.
+    pub fn exit_code(&self) -> Option<u8> {
+        self.exit_code.get().copied()
+    }
+
+    /// The outcome of `work`, or [`Self::error`] as soon as the end is asked for; `work` is
+    /// dropped then.
+    ///
+    /// # Errors
+    /// What `work` returns; `Cancelled` or `Timeout`.
+    pub async fn race<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            () = self.requested() => Err(self.error()),
+            outcome = work => outcome,
+        }
     }
 
     /// Whether the end was asked for.

@@ -2,19 +2,18 @@
 
 use crate::digest::chunk_digests;
 use crate::item::Item;
-use crate::{CHUNK, ChunkDigest, ContentDigest, Counters, Engine, Phase, Walker, Work};
+use crate::{CHUNK, ChunkDigest, ContentDigest, Counters, Engine, Phase, RangeSet, Walker, Work};
 use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// Chunks that differ are listed up to this many.
-const LISTED: usize = 256;
-
 /// Reads `range` of `reader` (see [`carreto_block::Target::reader`]) and returns the chunks whose
-/// digest is not the `wanted` one, at most 256 of them. Holes are not read: they are zero.
+/// digest is not the `wanted` one, neighbours merged. Holes are not read: they are zero. No rate
+/// limits it.
 ///
-/// Cancel safe. `range` starts on a multiple of [`CHUNK`].
+/// Cancel safe; an item that is being hashed on a thread runs to its end. `range` starts on a
+/// multiple of [`CHUNK`].
 ///
 /// # Errors
 /// What reading meets; `Cancelled` or `Timeout` when the engine was stopped.
@@ -23,28 +22,23 @@ pub async fn verify(
     reader: Arc<dyn Source>,
     range: ByteRange,
     wanted: Arc<ContentDigest>,
-) -> Result<Vec<ByteRange>> {
-    let mut run = Run { engine, wanted, flight: JoinSet::new(), differing: Vec::new(), range };
+) -> Result<RangeSet> {
+    let differing = RangeSet::default();
+    let mut run = Run { engine, wanted, flight: JoinSet::new(), differing, range };
     let mut walker = Walker::new(Arc::clone(&reader), range);
-    while let Some(work) = walker.next().await? {
-        engine.stop.check()?;
+    while let Some(work) = engine.stop.race(walker.next()).await? {
         match work {
             Work::Zero(zero) => run.expect_no_data(zero),
             Work::Data(part, extents) => {
-                let item = engine.plan(&reader, part, &extents).await?;
+                let item = engine.plan_unpaced(&reader, part, &extents).await?;
                 let parallel = engine.parallel(reader.as_ref(), item.is_local());
                 run.wait_for_room(parallel).await?;
                 let wanted = Arc::clone(&run.wanted);
                 run.flight.spawn(check(engine.clone(), item, wanted));
             }
         }
-        if run.differing.len() >= LISTED {
-            break;
-        }
     }
     run.wait_for_room(1).await?;
-    run.differing.sort_unstable();
-    run.differing.truncate(LISTED);
     Ok(run.differing)
 }
 
@@ -52,7 +46,7 @@ struct Run<'e> {
     engine: &'e Engine,
     wanted: Arc<ContentDigest>,
     flight: JoinSet<Result<(ByteRange, Vec<ByteRange>)>>,
-    differing: Vec<ByteRange>,
+    differing: RangeSet,
     range: ByteRange,
 }
 
@@ -60,7 +54,9 @@ impl Run<'_> {
     /// A hole where the source had data differs.
     fn expect_no_data(&mut self, zero: ByteRange) {
         let lost = self.wanted.offsets_in(zero).filter_map(|at| ByteRange::from_len(at, CHUNK));
-        self.differing.extend(lost.map(|chunk| chunk.intersect(self.range)).take(LISTED));
+        for chunk in lost {
+            self.differing.insert(chunk.intersect(self.range));
+        }
         self.engine.advanced(Phase::Verify, zero, 0);
     }
 
@@ -72,7 +68,9 @@ impl Run<'_> {
             let (range, differing) = joined.map_err(|failure| {
                 Error::new(Kind::Internal, "a task ended unexpectedly").caused_by(failure)
             })??;
-            self.differing.extend(differing);
+            for chunk in differing {
+                self.differing.insert(chunk);
+            }
             self.engine.advanced(Phase::Verify, range, range.len());
         }
         Ok(())
@@ -84,11 +82,11 @@ async fn check(
     item: Item,
     wanted: Arc<ContentDigest>,
 ) -> Result<(ByteRange, Vec<ByteRange>)> {
-    let range = item.range();
+    let (range, read) = (item.range(), item.read_len());
     let work =
         move |bytes: &[u8]| Ok(differing(range, &chunk_digests(range.start(), bytes), &wanted));
     let (differing, _) = item.then(&engine, work).await?;
-    Counters::add(&engine.counters.verified, range.len());
+    Counters::add(&engine.counters.verified, read);
     Ok((range, differing))
 }
 
