@@ -5,7 +5,7 @@
 //!
 //! Variables: `CARRETO_E2E_BIN` names a binary to test instead of building one;
 //! `CARRETO_E2E_S3` names an S3 endpoint (`http://host:port`, credentials from `AWS_*`) to use
-//! instead of starting MinIO.
+//! instead of starting MinIO; `CARRETO_E2E_MINIO_VERSION` builds another MinIO than the pinned one.
 
 mod carreto;
 mod devices;

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the rules of the architecture and of the style that a machine can check.
 
 mod arrows;
+mod manifest;
 mod source;
 mod tree;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let crates = arrows::read(root)?;
     let files = tree::files(root)?;
     let mut findings = arrows::check(&crates);
+    findings.extend(manifest::check(&crates));
     findings.extend(tree::check_documents(root, &crates));
     for file in &files {
         let Some(bytes) = tree::read(root, file)? else {

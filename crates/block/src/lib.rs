@@ -45,3 +45,8 @@ pub use range::ByteRange;
 pub use source::{LocalRead, ReadHint, Source, SourceExt, Stamp};
 pub use target::{LocalWrite, Target, TargetCaps, TargetExt};
 pub use window::Window;
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

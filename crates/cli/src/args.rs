@@ -1,9 +1,11 @@
 //! The grammar of the command line. Parsing has no side effects.
 
 use crate::quantity::{parse_duration, parse_size};
+use crate::text::file_url;
 use carreto_migrate::{Algorithm, Format, ImageSpec};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Moves disk images into a cloud: an image in a store becomes a verified disk.
@@ -43,7 +45,7 @@ pub(crate) struct Global {
         env = "CARRETO_OUTPUT"
     )]
     pub(crate) output: Output,
-    /// How progress is shown on stderr
+    /// How progress is shown on stderr; SIGUSR1 prints a line at once
     #[arg(long, global = true, value_enum, default_value = "auto", env = "CARRETO_PROGRESS")]
     pub(crate) progress: ProgressStyle,
     /// Time between progress lines
@@ -111,8 +113,10 @@ pub(crate) enum Command {
     /// Compare the bytes that guests would read from two images
     Compare {
         /// An image, as a path or URL
+        #[arg(value_parser = location())]
         a: String,
         /// Another image
+        #[arg(value_parser = location())]
         b: String,
         #[command(flatten)]
         open: OpenArgs,
@@ -136,12 +140,19 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
     /// The image: a path, or a URL (file, s3, cos, gs, az, http, https)
+    #[arg(value_parser = location())]
     pub(crate) image: String,
     /// The format; found out from the bytes by default
     #[arg(long, short = 'f', value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     #[command(flatten)]
     pub(crate) open: OpenArgs,
+}
+
+/// Takes a path or a URL; a path that is no text becomes a URL, which has an escape for every byte.
+fn location() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new()
+        .map(|word| word.into_string().unwrap_or_else(|path| file_url(Path::new(&path))))
 }
 
 /// How to open images.
@@ -156,6 +167,12 @@ pub(crate) struct OpenArgs {
     /// Read a VHD although its checksums are wrong
     #[arg(long)]
     pub(crate) ignore_checksum: bool,
+    /// Refuse an image of another format (repeatable)
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) allow_format: Vec<Format>,
+    /// Refuse a larger disk, for example 2T
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_virtual_size: Option<u64>,
 }
 
 impl OpenArgs {
@@ -166,6 +183,8 @@ impl OpenArgs {
             snapshot: self.snapshot.clone(),
             allow_dirs: self.allow_dir.clone(),
             ignore_checksum: self.ignore_checksum,
+            allow_formats: self.allow_format.clone(),
+            max_virtual_size: self.max_virtual_size,
         }
     }
 }

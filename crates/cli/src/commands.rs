@@ -6,7 +6,7 @@ mod migrate;
 
 use crate::args::{Args, Command, Global};
 use crate::progress::Progress;
-use crate::{settings, signals};
+use crate::{console, settings, signals};
 use carreto_error::Result;
 use carreto_migrate::{Setup, Stop};
 use std::sync::Arc;
@@ -14,17 +14,20 @@ use std::sync::Arc;
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let Args { global, command } = args;
-    match command {
+    let outcome = match command {
         Command::Completions { shell } => about::completions(shell),
         Command::Man { dir } => about::man(dir.as_deref()),
         command => {
-            let progress = Progress::new(&global);
+            let verb = if matches!(command, Command::Migrate(_)) { "copy" } else { "read" };
+            let progress = Progress::new(&global, verb);
             let setup = setup(&global, &progress)?;
+            progress.start(global.progress_interval);
             let outcome = run_with(&setup, &global, command, &progress).await;
             progress.end();
             outcome
         }
-    }
+    };
+    outcome.or_else(|error| if console::nobody_reads(&error) { Ok(()) } else { Err(error) })
 }
 
 async fn run_with(
@@ -49,6 +52,6 @@ async fn run_with(
 
 fn setup(global: &Global, progress: &Arc<Progress>) -> Result<Setup> {
     let stop = Stop::default();
-    signals::listen(stop.clone())?;
+    signals::listen(&stop, progress)?;
     Ok(Setup { stores: settings::stores(global)?, observer: progress.clone(), stop })
 }

@@ -1,29 +1,66 @@
-//! Writing to stdout and stderr without panicking when nobody reads.
+//! Writing to stdout and stderr without panicking when nobody reads, and without handing the
+//! terminal anything to obey.
 
-use carreto_error::{Error, IoSide, Kind, Result};
+use crate::text::{escape, escape_json};
+use carreto_error::{Error, Kind, Result};
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-/// Prints a line of data. A closed pipe is no error: the reader had enough.
+const STDOUT: &str = "stdout";
+
+/// Prints a line of data.
 pub(crate) fn print(line: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::io(IoSide::State, "print", "stdout", error))
-        }
-        _ => Ok(()),
-    }
+    write(&escape(line))
+}
+
+/// Prints lines of data, each of them one line whatever it holds.
+pub(crate) fn print_lines(lines: &[String]) -> Result<()> {
+    let lines: Vec<String> = lines.iter().map(|line| escape(line)).collect();
+    write(&lines.join("\n"))
+}
+
+/// Prints text of our own, line ends included.
+pub(crate) fn print_text(text: &str) -> Result<()> {
+    write(text)
 }
 
 /// Prints a document.
 pub(crate) fn print_json(document: &impl Serialize) -> Result<()> {
     let json = serde_json::to_string_pretty(document)
         .map_err(|e| Error::new(Kind::Internal, "the result is no JSON").caused_by(e))?;
-    print(&json)
+    write(&escape_json(&json))
+}
+
+fn write(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| {
+        Error::new(Kind::Internal, "the result cannot be written")
+            .path(STDOUT)
+            .caused_by(error)
+            .remedied_by("free space where stdout goes, or send it elsewhere")
+    })
+}
+
+/// Whether `error` says that the reader of stdout went away: it had enough.
+pub(crate) fn nobody_reads(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    error.nearest_path() == Some(STDOUT)
+        && cause.is_some_and(|cause: &std::io::Error| cause.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Prints a line for people on stderr.
 pub(crate) fn tell(line: &str) {
+    say(&escape(line));
+}
+
+/// Prints a document on one line of stderr.
+pub(crate) fn tell_json(document: &impl Serialize) {
+    if let Ok(json) = serde_json::to_string(document) {
+        say(&escape_json(&json));
+    }
+}
+
+fn say(line: &str) {
     let _nobody_listens = writeln!(std::io::stderr().lock(), "{line}");
 }
 

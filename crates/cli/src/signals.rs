@@ -1,8 +1,10 @@
 //! SIGINT and SIGTERM: the first asks the run to end at a safe point, the second ends it now.
+//! SIGUSR1 asks how far it is.
 
-use crate::console;
+use crate::progress::Progress;
 use carreto_error::{Error, IoSide, Result};
 use carreto_migrate::Stop;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,11 +17,11 @@ pub(crate) fn exit_code() -> Option<u8> {
 }
 
 /// Listens from now on.
-pub(crate) fn listen(stop: Stop) -> Result<()> {
-    let interrupt = register(SignalKind::interrupt())?;
-    let terminate = register(SignalKind::terminate())?;
-    tokio::spawn(wait(interrupt, 130, stop.clone()));
-    tokio::spawn(wait(terminate, 143, stop));
+pub(crate) fn listen(stop: &Stop, progress: &Arc<Progress>) -> Result<()> {
+    for (kind, code) in [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143)] {
+        tokio::spawn(end(register(kind)?, code, stop.clone(), Arc::clone(progress)));
+    }
+    tokio::spawn(show(register(SignalKind::user_defined1())?, Arc::clone(progress)));
     Ok(())
 }
 
@@ -27,12 +29,18 @@ fn register(kind: SignalKind) -> Result<Signal> {
     signal(kind).map_err(|e| Error::io(IoSide::State, "listen for signals", "process", e))
 }
 
-async fn wait(mut signal: Signal, code: u8, stop: Stop) {
+async fn end(mut signal: Signal, code: u8, stop: Stop, progress: Arc<Progress>) {
     while signal.recv().await.is_some() {
-        if FIRST.swap(code, Ordering::SeqCst) != 0 {
+        if FIRST.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             std::process::exit(i32::from(code));
         }
-        console::tell("carreto: ending at a safe point; once more to end now");
+        progress.answer("ending at a safe point; once more to end now");
         stop.cancel_with(code);
+    }
+}
+
+async fn show(mut signal: Signal, progress: Arc<Progress>) {
+    while signal.recv().await.is_some() {
+        progress.show_line();
     }
 }

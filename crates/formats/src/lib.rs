@@ -42,3 +42,8 @@ pub use chain::Chained;
 pub use image::{BackingInfo, CheckReport, Format, Image, ImageInfo, Limits, Warning};
 pub use open::{OpenOptions, open};
 pub use probe::{Probe, probe};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

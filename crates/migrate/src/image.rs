@@ -87,8 +87,9 @@ pub(crate) async fn open(setup: &Setup, spec: &ImageSpec) -> Result<Opened> {
         format: spec.format,
         snapshot: spec.snapshot.clone(),
         ignore_checksum: spec.ignore_checksum,
-        ..OpenOptions::default()
+        ..spec.bounds()
     };
+    spec.expect_allowed(file.as_ref()).await?;
     let name = file.name().to_owned();
     let image = carreto_formats::open(file, &options, &gate).await;
     let image = image.map_err(|error| error.or_path(&name))?;

@@ -24,6 +24,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bounds;
 mod check;
 mod content;
 mod image;
@@ -56,3 +57,8 @@ pub use run::migrate;
 pub use setup::{Observer, Quiet, RunEvent, Setup};
 pub use spec::{ImageSpec, JobSpec, Role, Verify};
 pub use target::TargetState;
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

@@ -17,6 +17,10 @@ pub struct ImageSpec {
     pub allow_dirs: Vec<String>,
     /// Read a VHD although its checksums are wrong.
     pub ignore_checksum: bool,
+    /// The formats that the image may have; any when empty. Files that it names are not meant.
+    pub allow_formats: Vec<Format>,
+    /// The largest virtual size in bytes to accept instead of the default of `carreto-formats`.
+    pub max_virtual_size: Option<u64>,
 }
 
 impl ImageSpec {

@@ -14,3 +14,8 @@ pub use config::{CredentialProvider, Credentials, Provider, Secret, StoreConfig,
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

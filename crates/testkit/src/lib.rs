@@ -27,3 +27,8 @@ mod pattern;
 pub use fault::{Fault, FaultySource, FaultyTarget};
 pub use mem::{MemSource, MemTarget};
 pub use pattern::{Rng, sparse_disk};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

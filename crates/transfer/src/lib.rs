@@ -60,3 +60,8 @@ pub use stop::{Stop, StopReason};
 pub use verify::verify;
 pub use walk::{ITEM, Walker, Work};
 pub use zero::is_zero;
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

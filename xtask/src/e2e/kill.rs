@@ -19,6 +19,8 @@ const MIN_KILLS: usize = 5;
 /// Slow enough that a run takes some seconds.
 const RATE: &str = "4M";
 const FIRST: usize = 1 << 20;
+/// Guest bytes of a work item of the engine.
+const ITEM: u64 = 2 << 20;
 
 pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
     let folder = lab.folder("kill")?;
@@ -54,13 +56,25 @@ fn torture(carreto: &Carreto, image: &Image, target: &Path, rng: &mut Rng) -> Re
     if kills < MIN_KILLS {
         return Err(format!("only {kills} runs were killed in time").into());
     }
-    let last = carreto.migration(source, target, &[])?;
-    carreto.expect(0, &last)?;
+    let last = carreto.migration(source, target, &["--output", "json"])?;
+    expect_little_sent_again(&carreto.expect(0, &last)?.stdout)?;
     println!("{}: killed {kills} times", image.label);
     disk::compare(target, &image.disk)
 }
 
 /// A target whose first MiB is there must be there as a whole.
+/// What a run sends again is what the one before had in flight: an item for each core, and one more.
+fn expect_little_sent_again(report: &str) -> Result<()> {
+    let report: serde_json::Value = serde_json::from_str(report)?;
+    let resent =
+        report["copied"]["resent_bytes"].as_u64().ok_or("the report lacks resent_bytes")?;
+    let cores = std::thread::available_parallelism()?.get() as u64;
+    if resent > (cores + 1) * ITEM {
+        return Err(format!("{resent} bytes were sent again by a machine of {cores} cores").into());
+    }
+    Ok(())
+}
+
 fn never_looks_complete(target: &Path, wanted: &Path) -> Result<()> {
     let mut start = Vec::new();
     match File::open(target) {
@@ -78,6 +92,14 @@ fn never_looks_complete(target: &Path, wanted: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_again_is_bounded() {
+        let report = |bytes: u64| format!("{{\"copied\":{{\"resent_bytes\":{bytes}}}}}");
+        assert!(expect_little_sent_again(&report(ITEM)).is_ok());
+        assert!(expect_little_sent_again(&report(1 << 40)).is_err());
+        assert!(expect_little_sent_again("{}").is_err());
+    }
 
     #[test]
     fn a_half_done_disk_with_a_boot_sector_is_found() {

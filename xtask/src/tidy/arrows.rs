@@ -54,6 +54,12 @@ impl Crate {
         short(&self.name)
     }
 
+    /// One that depends on nothing.
+    #[cfg(test)]
+    pub(crate) fn bare(name: &str, folder: PathBuf) -> Self {
+        Self { name: name.into(), folder, arrows: Vec::new() }
+    }
+
     /// Whether it is one that people take: not `xtask`, not a package of tests.
     pub(crate) fn is_library_or_command(&self) -> bool {
         self.name.starts_with(PREFIX) && !FREE.contains(&self.short())

@@ -143,7 +143,7 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
-        if attribute.path().is_ident("ignore") {
+        if attribute.path().is_ident("ignore") || ignores_conditionally(attribute) {
             self.error(attribute.span(), "a test that is ignored is no test");
         }
         if let Some(text) = doc_text(attribute) {
@@ -164,6 +164,20 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         self.check_tokens(call.tokens.clone());
         visit::visit_macro(self, call);
     }
+}
+
+/// Whether it is `cfg_attr(condition, ignore)`, alone or among others.
+fn ignores_conditionally(attribute: &Attribute) -> bool {
+    let Meta::List(list) = &attribute.meta else { return false };
+    if !list.path.is_ident("cfg_attr") {
+        return false;
+    }
+    let mut after_comma = false;
+    list.tokens.clone().into_iter().any(|token| {
+        let found = matches!(&token, TokenTree::Ident(ident) if after_comma && ident == "ignore");
+        after_comma = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ',');
+        found
+    })
 }
 
 fn doc_text(attribute: &Attribute) -> Option<String> {
@@ -248,6 +262,10 @@ mod tests {
     #[test]
     fn ignored_tests_are_errors() {
         assert!(one("#[test]\n#[ignore]\nfn t() {}\n").contains("a.rs:3"));
+        let conditional = "#[test]\n#[cfg_attr(not(windows), ignore = \"slow\")]\nfn t() {}\n";
+        assert!(one(conditional).contains("ignored"));
+        assert!(one("#[test]\n#[cfg_attr(a, b, ignore)]\nfn t() {}\n").contains("ignored"));
+        assert!(texts("#[cfg_attr(ignore, test)]\nfn t() {}\n").is_empty());
         assert!(one("#[test]\n#[ignore = \"slow\"]\nfn t() {}\n").contains("ignored"));
     }
 

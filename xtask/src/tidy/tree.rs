@@ -11,7 +11,7 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 
 /// What lies outside the repository, and the one file that may name it. Written in two halves,
 /// so that this file does not name it.
-const OUTSIDE: &[&str] = &[concat!("/", "work"), concat!("../", "shared")];
+const OUTSIDE: &[&str] = &[concat!("/", "work"), concat!("/", "home"), concat!("../", "shared")];
 const MAY_NAME_OUTSIDE: &str = ".ci/run";
 
 /// The files of the repository, new ones included, relative to `root`.
@@ -91,13 +91,29 @@ pub(crate) fn check_outside_paths(file: &str, bytes: &[u8]) -> Vec<Finding> {
 
 /// Whether `line` has `path` where a path begins and with a whole last component.
 fn leads_outside(line: &[u8], path: &[u8]) -> bool {
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
     line.windows(path.len()).enumerate().any(|(at, window)| {
-        let before = at.checked_sub(1).and_then(|before| line.get(before));
-        window == path
-            && !line.get(at + path.len()).is_some_and(is_part)
-            && !before.is_some_and(|byte| is_part(byte) || b"}/".contains(byte))
+        let (before, after) = (&line[..at], &line[at + path.len()..]);
+        window == path && begins_a_path(before, path) && ends_a_component(after)
     })
+}
+
+/// An absolute path is one where nothing of a path stands before it; `file://` is no path. One
+/// that climbs leads outside wherever it stands: nothing inside has its name.
+fn begins_a_path(before: &[u8], path: &[u8]) -> bool {
+    let is_absolute = path.starts_with(b"/");
+    let is_continued = before.last().is_some_and(|byte| is_part(*byte) || b"}/".contains(byte));
+    !is_absolute || !is_continued || before.ends_with(b"file://")
+}
+
+/// A full stop ends a component when it ends a sentence.
+fn ends_a_component(after: &[u8]) -> bool {
+    let dots = after.iter().take_while(|byte| **byte == b'.').count();
+    let next = after.get(dots);
+    !next.is_some_and(|byte| is_part(*byte))
+}
+
+fn is_part(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)
 }
 
 #[cfg(test)]
@@ -110,6 +126,11 @@ mod tests {
         assert_eq!(line(concat!("cd /", "work/main")), 1);
         assert_eq!(line(concat!("x\n\"/", "work\"")), 1);
         assert_eq!(line(concat!("D=../", "shared/corpus")), 1);
+        assert_eq!(line(concat!("\"/../../../", "shared/corpus\"")), 1);
+        assert_eq!(line(concat!("file:///", "work/main")), 1);
+        assert_eq!(line(concat!("It lies in /", "work.")), 1);
+        assert_eq!(line(concat!("=/", "home/someone/disk")), 1);
+        assert_eq!(line(concat!("https://example.org/", "work and /", "work.txt")), 0);
         assert_eq!(line("see .github/workflows and /workspace"), 0);
         assert_eq!(line(concat!("target/", "work and $OUT/", "work")), 0);
         assert_eq!(line("a shared source"), 0);

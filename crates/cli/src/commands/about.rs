@@ -10,7 +10,7 @@ use std::path::Path;
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "carreto", &mut script);
-    console::print(String::from_utf8_lossy(&script).trim_end())
+    console::print_text(String::from_utf8_lossy(&script).trim_end())
 }
 
 /// Prints the manual page, or writes one for every command into `dir`.
@@ -24,5 +24,5 @@ pub(crate) fn man(dir: Option<&Path>) -> Result<()> {
     clap_mangen::Man::new(Args::command())
         .render(&mut page)
         .map_err(|e| Error::io(IoSide::State, "render the manual page", "memory", e))?;
-    console::print(String::from_utf8_lossy(&page).trim_end())
+    console::print_text(String::from_utf8_lossy(&page).trim_end())
 }

@@ -1,17 +1,19 @@
 //! The commands that look at images.
 
 use crate::args::{ImageArgs, OpenArgs, Output};
-use crate::console::{print, print_json};
+use crate::console::{print, print_json, print_lines};
 use crate::quantity::show_size;
+use crate::text::redact;
 use carreto_error::{Error, Kind, Result};
 use carreto_migrate::{Algorithm, Difference, ImageFacts, MapEntry, MapKind, Setup};
 
 /// `carreto info`
 pub(crate) async fn info(setup: &Setup, image: &ImageArgs, output: Output) -> Result<()> {
-    let facts = carreto_migrate::inspect(setup, &image.spec()).await?;
+    let mut facts = carreto_migrate::inspect(setup, &image.spec()).await?;
+    facts.image = redact(&facts.image);
     match output {
         Output::Json => print_json(&facts),
-        Output::Text => print(&describe(&facts)),
+        Output::Text => print_lines(&describe(&facts)),
     }
 }
 
@@ -22,7 +24,8 @@ pub(crate) async fn check(
     quick: bool,
     output: Output,
 ) -> Result<()> {
-    let outcome = carreto_migrate::check(setup, &image.spec(), quick).await?;
+    let mut outcome = carreto_migrate::check(setup, &image.spec(), quick).await?;
+    outcome.facts.image = redact(&outcome.facts.image);
     match output {
         Output::Json => print_json(&outcome),
         Output::Text => {
@@ -32,7 +35,9 @@ pub(crate) async fn check(
                 1 => "readable, with 1 warning".to_owned(),
                 _ => format!("readable, with {count} warnings"),
             };
-            print(&format!("{}\nresult:         {verdict}", describe(&outcome.facts)))
+            let mut lines = describe(&outcome.facts);
+            lines.push(format!("result:         {verdict}"));
+            print_lines(&lines)
         }
     }
 }
@@ -52,7 +57,7 @@ pub(crate) async fn map(setup: &Setup, image: &ImageArgs, output: Output) -> Res
     })
     .await?;
     match output {
-        Output::Json => print_json(&entries),
+        Output::Json => print_json(&serde_json::json!({ "schema_version": 1, "extents": entries })),
         Output::Text => Ok(()),
     }
 }
@@ -76,11 +81,12 @@ pub(crate) async fn digest(
     output: Output,
 ) -> Result<()> {
     let hex = carreto_migrate::digest(setup, &image.spec(), algorithm).await?;
+    let name = redact(&image.image);
     match output {
-        Output::Text => print(&format!("{hex}  {}", image.image)),
+        Output::Text => print(&format!("{hex}  {name}")),
         Output::Json => print_json(&serde_json::json!({
             "schema_version": 1,
-            "image": image.image,
+            "image": name,
             "algorithm": algorithm.name(),
             "digest": hex,
         })),
@@ -114,11 +120,11 @@ pub(crate) async fn compare(
         }
     };
     Err(error
-        .during(format!("compare {a} with {b}"))
+        .during(format!("compare {} with {}", redact(a), redact(b)))
         .remedied_by("the images hold different disks; find out which is the right one"))
 }
 
-fn describe(facts: &ImageFacts) -> String {
+fn describe(facts: &ImageFacts) -> Vec<String> {
     let size = |bytes: u64| format!("{} ({bytes} bytes)", show_size(bytes));
     let mut lines = vec![
         format!("image:          {}", facts.image),
@@ -138,5 +144,5 @@ fn describe(facts: &ImageFacts) -> String {
     for warning in &facts.warnings {
         lines.push(format!("warning:        {} ({})", warning.text, warning.code));
     }
-    lines.join("\n")
+    lines
 }

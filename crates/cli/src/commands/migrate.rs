@@ -1,11 +1,12 @@
 //! `carreto migrate`
 
 use crate::args::{MigrateArgs, Output, RoleArg, VerifyArg};
-use crate::console::{self, print, print_json};
+use crate::console::{self, print_json, print_lines};
 use crate::progress::Progress;
 use crate::quantity::{show_duration, show_size, whole};
-use crate::settings;
-use carreto_error::{Error, Kind, Result};
+use crate::text::redact;
+use crate::{failure, settings};
+use carreto_error::Result;
 use carreto_migrate::{JobSpec, Plan, Report, Role, Setup, Verify};
 use std::time::Duration;
 
@@ -18,21 +19,41 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let mut spec = job(args);
     if args.dry_run {
-        let plan = carreto_migrate::plan(setup, &JobSpec { confirmed: true, ..spec }).await?;
+        let mut plan = carreto_migrate::plan(setup, &JobSpec { confirmed: true, ..spec }).await?;
+        plan.image.image = redact(&plan.image.image);
         return match output {
             Output::Json => print_json(&plan),
-            Output::Text => print(&describe_plan(&plan)),
+            Output::Text => print_lines(&describe_plan(&plan)),
         };
     }
     spec.confirmed = args.yes || confirmed(args);
     let (report, outcome) = carreto_migrate::migrate(setup, &spec).await;
     progress.end();
-    match (output, &outcome) {
-        (Output::Json, _) => print_json(&report)?,
-        (Output::Text, Ok(())) => print(&describe(&report))?,
-        (Output::Text, Err(error)) => tell_how_to_resume(error),
-    }
-    outcome
+    let report = for_print(report, &outcome);
+    let printed = match (output, &outcome) {
+        (Output::Json, _) => print_json(&report),
+        (Output::Text, Ok(())) => print_lines(&describe(&report)),
+        (Output::Text, Err(_)) => Ok(()),
+    };
+    // What became of the disk counts more than what became of the report.
+    outcome?;
+    printed.map_err(|error| {
+        if console::nobody_reads(&error) {
+            return error;
+        }
+        let done = "the migration is done, but its report cannot be printed";
+        let dir = spec.state_dir.join("jobs");
+        error.wrap(done).remedied_by(format!(
+            "nothing is left to do; the report lies in {} as well",
+            dir.display()
+        ))
+    })
+}
+
+/// The report with the exit code that this process will end with, and without signatures.
+fn for_print(report: Report, outcome: &Result<()>) -> Report {
+    let error = outcome.as_ref().err().map(failure::document);
+    Report { image: redact(&report.image), error, ..report }
 }
 
 fn job(args: &MigrateArgs) -> JobSpec {
@@ -68,14 +89,7 @@ fn confirmed(args: &MigrateArgs) -> bool {
     console::confirm(&question, &name)
 }
 
-fn tell_how_to_resume(error: &Error) {
-    if matches!(error.kind(), Kind::Cancelled | Kind::Timeout) {
-        let command: Vec<String> = std::env::args().collect();
-        console::tell(&format!("to resume: {}", command.join(" ")));
-    }
-}
-
-fn describe(report: &Report) -> String {
+fn describe(report: &Report) -> Vec<String> {
     let copied = &report.copied;
     let mut lines = vec![format!(
         "{} -> {}: done in {}",
@@ -104,10 +118,10 @@ fn describe(report: &Report) -> String {
     for warning in &report.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
     }
-    lines.join("\n")
+    lines
 }
 
-fn describe_plan(plan: &Plan) -> String {
+fn describe_plan(plan: &Plan) -> Vec<String> {
     let mut lines = vec![
         format!("image:    {} ({}, {})", plan.image.image, plan.image.format, plan.image.subformat),
         format!("disk:     {} bytes", plan.image.virtual_size),
@@ -122,5 +136,5 @@ fn describe_plan(plan: &Plan) -> String {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
     }
     lines.push("nothing was written (--dry-run)".into());
-    lines.join("\n")
+    lines
 }

@@ -6,78 +6,15 @@
     reason = "helpers of tests may fail, test disks are small"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use tempfile::TempDir;
+mod failures;
+mod hostile;
+mod interruption;
+mod settings;
+mod shell;
 
-struct Shell {
-    directory: TempDir,
-}
-
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn of(output: &Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).expect(&self.stdout)
-    }
-
-    /// The error object: the last line of stderr.
-    fn error(&self) -> serde_json::Value {
-        let last = self.stderr.lines().last().unwrap_or_default();
-        serde_json::from_str(last).expect(&self.stderr)
-    }
-}
-
-impl Shell {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn disk(&self, name: &str, size: usize) -> Vec<u8> {
-        let bytes: Vec<u8> =
-            (0..size).map(|i| if i / 70_000 % 3 == 0 { (i % 251) as u8 } else { 0 }).collect();
-        std::fs::write(self.path(name), &bytes).unwrap();
-        bytes
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_carreto"));
-        command.args(args).current_dir(self.directory.path()).stdin(Stdio::null());
-        command.env_clear().env("CARRETO_STATE_DIR", self.path("state"));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(&self.command(args).output().unwrap())
-    }
-}
-
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/images")
-}
-
-/// The digest of the example disk, as `SHA256SUMS` has it.
-fn example_sha256() -> String {
-    let sums = std::fs::read_to_string(examples().join("SHA256SUMS")).unwrap();
-    let line = sums.lines().find(|line| line.ends_with("tiny-linux.raw")).unwrap();
-    line.split_whitespace().next().unwrap().to_owned()
-}
+use shell::{Shell, example_sha256, examples};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 
 #[test]
 fn the_example_becomes_the_disk_it_promises_in_every_format() {
@@ -118,6 +55,32 @@ fn info_has_the_promised_fields() {
 }
 
 #[test]
+fn every_document_has_a_version_and_a_map_covers_the_disk() {
+    let shell = Shell::new();
+    let image = examples().join("tiny-linux.qcow2");
+    let image = image.to_str().unwrap();
+    for args in [
+        &["info", image][..],
+        &["check", image, "--quick"],
+        &["map", image],
+        &["digest", image],
+        &["compare", image, image],
+        &["migrate", image, "out.raw", "--dry-run"],
+        &["migrate", image, "out.raw"],
+    ] {
+        let ran = shell.run(&[args, &["--output", "json"]].concat());
+        assert_eq!(ran.json()["schema_version"], 1, "{args:?}: {}", ran.stderr);
+    }
+    let map = shell.run(&["map", image, "-o", "json"]).json();
+    let extents = map["extents"].as_array().unwrap();
+    let end = extents.iter().fold(0, |at, extent| {
+        assert_eq!(extent["start"], at, "{extent}");
+        at + extent["length"].as_u64().unwrap()
+    });
+    assert_eq!(end, 64 << 20);
+}
+
+#[test]
 fn every_failure_has_its_exit_code_and_names_its_kind() {
     let shell = Shell::new();
     let disk = shell.disk("disk.raw", 3 << 20);
@@ -146,13 +109,74 @@ fn every_failure_has_its_exit_code_and_names_its_kind() {
         assert_eq!((&error["type"], &error["kind"]), (&"error".into(), &kind.into()));
         assert_eq!(error["exit"], code);
         assert!(error["remedy"].as_str().unwrap().len() > 10);
+        if kind == "truncated" {
+            assert!(!shell.path("out.raw").exists(), "the target of a damaged image is untouched");
+        }
         let text = shell.run(args);
         assert!(text.stderr.contains(kind) && text.stderr.contains("remedy:"), "{}", text.stderr);
     }
-    assert_eq!(std::fs::read(shell.path("small.raw")).unwrap(), disk[..disk.len() - 512]);
+    let small = std::fs::read(shell.path("small.raw")).unwrap();
+    assert!(small == disk[..disk.len() - 512], "the target that is too small is untouched");
     let ran = shell.run(&["migrate", "disk.raw", "out.raw"]);
     assert_eq!(ran.code, 0, "the timed-out run resumes: {}", ran.stderr);
     assert!(std::fs::read(shell.path("out.raw")).unwrap() == disk);
+}
+
+#[test]
+fn damaged_payload_is_named_and_leaves_no_disk_that_boots() {
+    let shell = Shell::new();
+    let mut image = std::fs::read(examples().join("tiny-linux.qcow2")).unwrap();
+    let middle = image.len() / 2;
+    image[middle..][..16 << 10].fill(0xff);
+    std::fs::write(shell.path("damaged.qcow2"), image).unwrap();
+    let ran = shell.run(&["check", "damaged.qcow2", "--quick"]);
+    assert_eq!(ran.code, 0, "the structure is whole: {}", ran.stderr);
+    let ran = shell.run(&["migrate", "damaged.qcow2", "out.raw", "-o", "json"]);
+    assert_eq!((ran.code, &ran.error()["kind"]), (7, &"corrupt".into()), "{}", ran.stderr);
+    let out = std::fs::read(shell.path("out.raw")).unwrap();
+    assert!(out.len() == 64 << 20 && out[..1 << 20].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn files_may_have_names_that_are_no_text() {
+    let shell = Shell::new();
+    let disk = shell.disk("disk.raw", 3 << 20);
+    let name = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let (image, target) = (name(b"my \xff disk.raw"), name(b"out\xfe.raw"));
+    std::fs::rename(shell.path("disk.raw"), shell.path("").join(image)).unwrap();
+    let run = |args: &[&OsStr]| Shell::end(shell.command(&[]).args(args));
+    let ran = run(&[name(b"migrate"), image, target]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(std::fs::read(shell.path("").join(target)).unwrap() == disk);
+    assert_eq!(run(&[name(b"compare"), image, target]).stdout, "identical\n");
+    let ran = run(&[name(b"info"), image]);
+    assert!(ran.stdout.contains("/my%20%FF%20disk.raw"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_the_user_does_not_expect_is_refused() {
+    let shell = Shell::new();
+    for (ending, size) in [("qcow2", "63M"), ("vhd", "63M"), ("vmdk", "63M"), ("raw", "2M")] {
+        let name = format!("image.{ending}");
+        match ending {
+            "raw" => drop(shell.disk(&name, 3 << 20)),
+            _ => drop(std::fs::copy(
+                examples().join(format!("tiny-linux.{ending}")),
+                shell.path(&name),
+            )),
+        }
+        let other = if ending == "vmdk" { "qcow2" } else { "vmdk" };
+        for bound in [["--max-virtual-size", size], ["--allow-format", other]] {
+            for args in [&["info", &name][..], &["migrate", &name, "out.raw"]] {
+                let ran = shell.run(&[args, &bound, &["-o", "json"]].concat());
+                assert_eq!((ran.code, &ran.error()["kind"]), (9, &"limit".into()), "{args:?}");
+            }
+        }
+        assert!(!shell.path("out.raw").exists());
+        let both = ["--allow-format", ending, "--allow-format", other, "--max-virtual-size", "64M"];
+        let ran = shell.run(&[&["info", &name][..], &both].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+    }
 }
 
 #[test]
@@ -182,34 +206,4 @@ fn completions_and_manual_pages_are_made() {
     std::fs::create_dir(shell.path("man")).unwrap();
     assert_eq!(shell.run(&["man", "--dir", "man"]).code, 0);
     assert!(shell.path("man/carreto-migrate.1").exists());
-}
-
-#[test]
-fn a_reader_that_had_enough_is_no_failure() {
-    let shell = Shell::new();
-    shell.disk("disk.raw", 40 << 20);
-    let mut child = shell.command(&["map", "disk.raw"]).stdout(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn killed_at_any_moment_it_resumes_to_the_same_disk() {
-    let shell = Shell::new();
-    let disk = shell.disk("disk.raw", 24 << 20);
-    let args = ["migrate", "disk.raw", "out.raw", "--output", "json", "--progress", "none"];
-    for round in 0..6 {
-        let mut slow = shell.command(&args);
-        let mut child = slow.args(["--limit-rate", "20M"]).stdout(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(60 + 45 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let looks = std::fs::read(shell.path("out.raw")).unwrap_or_default();
-        assert!(looks.len() < 512 || looks[..512].iter().all(|b| *b == 0), "it looks complete");
-    }
-    let ran = shell.run(&args);
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(std::fs::read(shell.path("out.raw")).unwrap() == disk);
-    let copied = &ran.json()["copied"];
-    assert!(copied["resent_bytes"].as_u64().unwrap() <= 16 * (2 << 20), "{copied}");
 }
