@@ -66,8 +66,8 @@ pub(crate) fn zeroes_are_known(image: &dyn Source, facts: &ImageFacts, stamp: &s
 
 /// Whether the target is one of the files that are read.
 pub(crate) fn not_the_image(target: &TargetState, image: &Opened) -> Result<()> {
-    for (name, stamp) in image.files() {
-        if target.is_stamped(&stamp)? {
+    for (name, identity) in image.files() {
+        if target.is_the_same_as(&identity)? {
             let text = format!("the target is {name}, a file of the image itself");
             let error = Error::new(Kind::Usage, text).path(&target.path);
             return Err(error.remedied_by("name another target"));

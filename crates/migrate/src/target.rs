@@ -1,6 +1,6 @@
 //! The disk that is written: looking at it, and opening it.
 
-use carreto_block::{Source as _, Stamp, Target};
+use carreto_block::{Source as _, Target};
 use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_store::{
     DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
@@ -50,15 +50,10 @@ impl TargetState {
         self.kind == "device"
     }
 
-    /// Whether a local file with this stamp is the target, whatever names either goes by: decided
-    /// by device and inode, which the stamp begins with.
-    pub(crate) fn is_stamped(&self, stamp: &Stamp) -> Result<bool> {
-        if !matches!(self.kind, "file" | "device") {
-            return Ok(false);
-        }
-        let node = LocalFile::open(&self.location)?;
-        let own = format!("{}:", node.identity());
-        Ok(stamp.0.split('|').any(|part| part.starts_with(&own)))
+    /// Whether a source of this identity is the target, whatever names either goes by.
+    pub(crate) fn is_the_same_as(&self, identity: &str) -> Result<bool> {
+        let exists = matches!(self.kind, "file" | "device");
+        Ok(exists && LocalFile::open(&self.location)?.identity() == identity)
     }
 
     pub(crate) fn is_missing(&self) -> bool {
