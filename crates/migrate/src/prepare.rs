@@ -96,6 +96,7 @@ impl Prepared {
             source: self.stamp.clone(),
             target: self.target.identity.clone(),
             target_mark: target::mark(&spec.target, &self.target)?,
+            target_written: std::fs::metadata(&spec.target).and_then(|m| m.modified()).ok(),
             size: self.facts.virtual_size,
             boot: system::boot_id(),
             verified: spec.verify == Verify::Full,

@@ -157,9 +157,9 @@ impl Run<'_> {
             }
         };
         let resumed = continued.resumed.done.total() > 0;
-        if resumed && self.spec.verify == Verify::None && self.prepared.target.is_device() {
-            let text = "what an earlier run wrote to the device was not read back: \
-                        what others wrote there since goes unnoticed without verification";
+        if resumed && self.spec.verify == Verify::None {
+            let text = "what an earlier run wrote was not read back: \
+                        what others wrote to the target since may go unnoticed without verification";
             report.warn("resumed_unverified", text);
         }
         Ok((target, continued))

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
-const SIZE: usize = (7 << 20) + 512;
+const SIZE: usize = (31 << 20) + 512;
 const HEAD: usize = 1 << 20;
 
 struct Bench {
@@ -45,6 +45,21 @@ impl Bench {
 
     fn head_is_blank(&self) -> bool {
         self.target()[..HEAD].iter().all(|byte| *byte == 0)
+    }
+
+    /// Takes back what a run noted at its very end, as if it had been killed before.
+    fn forget_mark(&self) {
+        const MARK: u8 = 7;
+        let is_journal = |path: &PathBuf| path.extension().is_some_and(|end| end == "journal");
+        let files = std::fs::read_dir(self.path("state/jobs")).unwrap();
+        let path = files.map(|file| file.unwrap().path()).find(is_journal).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let mut at = 0;
+        while bytes[at] != MARK {
+            let len = u32::from_le_bytes(bytes[at + 1..at + 5].try_into().unwrap());
+            at += 9 + usize::try_from(len).unwrap();
+        }
+        std::fs::write(&path, &bytes[..at]).unwrap();
     }
 
     fn poke(&self, name: &str, offset: u64) {
@@ -301,4 +316,26 @@ async fn what_lies_behind_a_tiny_disk_is_kept() {
     let target = bench.target();
     assert!(target[..5000] == bench.disk[..5000]);
     assert!(target.len() == 9000 && target[5000..].iter().all(|byte| *byte == 0xEE));
+}
+
+/// A killed run leaves no mark, but its journal tells when it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_verification_a_killed_run_is_resumed_unless_the_file_is_newer() {
+    for newer in [false, true] {
+        let bench = Bench::new(65);
+        let spec = JobSpec { verify: Verify::None, ..bench.job() };
+        assert_eq!(kind_of(&stopped(Phase::Copy), &spec).await, Kind::Cancelled);
+        bench.forget_mark();
+        if newer {
+            let file = std::fs::File::options().write(true).open(bench.path("target.raw")).unwrap();
+            let later = std::time::SystemTime::now() + std::time::Duration::from_mins(1);
+            file.set_modified(later).unwrap();
+        }
+        let (report, outcome) = migrate(&Setup::default(), &spec).await;
+        outcome.unwrap();
+        assert!(bench.target() == bench.disk);
+        assert_eq!(report.copied.resumed_bytes > 0, !newer);
+        let warned = report.warnings.iter().any(|warning| warning.code == "resumed_unverified");
+        assert_eq!(warned, !newer);
+    }
 }
