@@ -3,7 +3,7 @@
 
 use crate::progress::Progress;
 use carreto_error::{Error, IoSide, Result};
-use carreto_migrate::{Stop, StopReason};
+use carreto_migrate::Stop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +35,7 @@ async fn end(mut signal: Signal, code: u8, stop: Stop, progress: Arc<Progress>) 
             std::process::exit(i32::from(code));
         }
         progress.answer("ending at a safe point; once more to end now");
-        stop.request(StopReason::Cancelled);
+        stop.cancel_with(code);
     }
 }
 

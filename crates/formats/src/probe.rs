@@ -63,7 +63,8 @@ impl Ends {
 /// # Errors
 /// `Ambiguous` when several formats match, naming them; `Unsupported` (or `Encrypted`) for known
 /// formats that are not read; `Truncated` for a `.vhd` without a footer, `Corrupt` for a
-/// `.qcow2`, `.vmdk`, `.vhdx` or `.vdi` without its signature; what reading meets.
+/// `.qcow2`, `.vmdk`, `.vhdx` or `.vdi` with neither its signature nor a partition table; what
+/// reading meets.
 pub async fn probe(file: &dyn Source) -> Result<Probe> {
     let ends = Ends::read(file).await.wrap_err(|| "look for the image's format".into())?;
     decide(&ends, file.name()).or_path(file.name())
@@ -126,8 +127,14 @@ fn ambiguous(labels: &[String]) -> Error {
 const VHD_NAMES: [&str; 3] = ["vhd", "avhd", "vpc"];
 const OTHER_NAMES: [&str; 4] = ["qcow2", "vmdk", "vhdx", "vdi"];
 
-/// Refuses to take a file for a raw disk that is called an image: its signature is damaged.
-fn refuse_name(name: &str, extension: &str) -> Result<()> {
+/// The data of a flat VMDK, which is a raw disk by itself.
+fn is_flat(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with("-flat.vmdk")
+}
+
+/// Refuses to take a file for a raw disk that is called an image: its signature is damaged, unless
+/// its bytes are plainly those of a disk.
+fn refuse_name(ends: &Ends, name: &str, extension: &str) -> Result<()> {
     if VHD_NAMES.contains(&extension) {
         let text = format!(
             "the file is called .{extension}, but has no VHD footer at its end: it is not whole"
@@ -135,10 +142,10 @@ fn refuse_name(name: &str, extension: &str) -> Result<()> {
         let remedy = "upload it again; if it is a raw disk, say so with --format raw";
         return Err(Error::new(Kind::Truncated, text).remedied_by(remedy));
     }
-    let lower = name.to_ascii_lowercase();
-    if !OTHER_NAMES.contains(&extension) || lower.ends_with("-flat.vmdk") {
+    if !OTHER_NAMES.contains(&extension) || is_flat(name) {
         return Ok(());
     }
+    let lower = name.to_ascii_lowercase();
     let part = lower.strip_suffix(".vmdk").and_then(|stem| stem.rsplit_once("-f"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if part.is_some_and(|(_, number)| digits(number)) {
@@ -146,6 +153,9 @@ fn refuse_name(name: &str, extension: &str) -> Result<()> {
         let remedy = "name the descriptor file (a short text) instead; to copy this file alone, \
                       as a raw disk, say so with --format raw";
         return Err(Error::new(Kind::Corrupt, text).remedied_by(remedy));
+    }
+    if detect::disk_content(ends).is_some() {
+        return Ok(());
     }
     let text = format!(
         "the file is called .{extension}, but does not start as one: it is damaged, or has \
@@ -156,8 +166,15 @@ fn refuse_name(name: &str, extension: &str) -> Result<()> {
 }
 
 fn raw(ends: &Ends, name: &str, extension: &str) -> Result<Probe> {
-    refuse_name(name, extension)?;
+    refuse_name(ends, name, extension)?;
     let mut warnings = Vec::new();
+    if OTHER_NAMES.contains(&extension) && !is_flat(name) {
+        let text = format!(
+            "the file is called .{extension}, but holds a partition table where its header would \
+             be, so it is taken as a raw disk"
+        );
+        warnings.push(Warning::new("name_not_format", text));
+    }
     if detect::vhd_cookie(ends).is_some() {
         let text = "the last sector starts as a VHD footer, but its checksum, type or size is not \
                     that of one, so the file is taken as a raw disk: say --format raw or \

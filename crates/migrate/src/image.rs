@@ -25,8 +25,8 @@ pub(crate) struct Opened {
 impl Opened {
     /// Makes sure that no file of the image changed since before it was looked into.
     pub(crate) async fn expect_unchanged(&self) -> Result<()> {
-        for (file, before) in self.stamps.list() {
-            if file.stamp().await? != before {
+        for seen in self.stamps.list() {
+            if seen.file.stamp().await? != seen.stamp {
                 let text = "the image changed while it was read";
                 let error = Error::new(Kind::SourceChanged, text);
                 return Err(error.path(shown_location(&self.location)));
@@ -34,21 +34,38 @@ impl Opened {
         }
         Ok(())
     }
+
+    /// Name and identity of every file that was opened, descriptors and parents too.
+    pub(crate) fn files(&self) -> Vec<(String, String)> {
+        let list = self.stamps.list();
+        list.into_iter().map(|seen| (seen.file.name().to_owned(), seen.identity)).collect()
+    }
 }
 
-/// Every file that was opened, with its state at that time.
+/// A file that was opened.
+#[derive(Debug, Clone)]
+struct Seen {
+    file: Arc<dyn Source>,
+    /// The same text for the same file, whatever its name.
+    identity: String,
+    /// Its state at that time.
+    stamp: Stamp,
+}
+
+/// Every file that was opened.
 #[derive(Debug, Default)]
-struct Stamps(Mutex<Vec<(Arc<dyn Source>, Stamp)>>);
+struct Stamps(Mutex<Vec<Seen>>);
 
 impl Stamps {
-    async fn add(&self, file: &Arc<dyn Source>) -> Result<()> {
+    async fn add(&self, file: &Arc<dyn Source>, identity: &str) -> Result<()> {
+        let (file, identity) = (Arc::clone(file), identity.to_owned());
         let stamp = file.stamp().await?;
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push((Arc::clone(file), stamp));
+        list.push(Seen { file, identity, stamp });
         Ok(())
     }
 
-    fn list(&self) -> Vec<(Arc<dyn Source>, Stamp)> {
+    fn list(&self) -> Vec<Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -64,7 +81,7 @@ struct Stamping {
 impl OpenBeneath for Stamping {
     async fn open_beneath(&self, directory: &str, relative: &str) -> Result<OpenedFile> {
         let opened = self.inner.open_beneath(directory, relative).await?;
-        self.stamps.add(&opened.source).await?;
+        self.stamps.add(&opened.source, &opened.identity).await?;
         Ok(opened)
     }
 }
@@ -72,11 +89,11 @@ impl OpenBeneath for Stamping {
 /// Opens the image that `spec` names, and through the gate what the image names.
 pub(crate) async fn open(setup: &Setup, spec: &ImageSpec) -> Result<Opened> {
     let stamps = Arc::new(Stamps::default());
-    let (file, gate) = match spec.location.parse()? {
+    let (file, identity, gate) = match spec.location.parse()? {
         Location::File(path) => open_file(&path, spec, &stamps)?,
         Location::Object(url) => open_object(setup, &url, spec, &stamps).await?,
     };
-    stamps.add(&file).await?;
+    stamps.add(&file, &identity).await?;
     let options = OpenOptions {
         format: spec.format,
         snapshot: spec.snapshot.clone(),
@@ -94,12 +111,13 @@ fn open_file(
     path: &Path,
     spec: &ImageSpec,
     stamps: &Arc<Stamps>,
-) -> Result<(Arc<dyn Source>, OpenGate)> {
+) -> Result<(Arc<dyn Source>, String, OpenGate)> {
     let file = LocalFile::open(path)?;
     let grants = spec.allow_dirs.iter().map(grant).collect::<Result<Vec<Grant>>>()?;
     let opener = Stamping { inner: Arc::new(DirectoryGate), stamps: Arc::clone(stamps) };
-    let gate = OpenGate::new(Arc::new(opener), grants, directory_of(path)?, file.identity());
-    Ok((Arc::new(file), gate))
+    let identity = file.identity().to_owned();
+    let gate = OpenGate::new(Arc::new(opener), grants, directory_of(path)?, identity.clone());
+    Ok((Arc::new(file), identity, gate))
 }
 
 /// The stores that the settings describe.
@@ -113,13 +131,14 @@ async fn open_object(
     url: &ObjectUrl,
     spec: &ImageSpec,
     stamps: &Arc<Stamps>,
-) -> Result<(Arc<dyn Source>, OpenGate)> {
+) -> Result<(Arc<dyn Source>, String, OpenGate)> {
     let stores = Arc::new(stores(setup));
     let file = stores.open(url).await?;
     let grants = spec.allow_dirs.iter().map(|prefix| Grant(prefix.clone())).collect();
     let opener = Stamping { inner: stores, stamps: Arc::clone(stamps) };
-    let gate = OpenGate::new(Arc::new(opener), grants, url.directory(), file.identity());
-    Ok((Arc::new(file), gate))
+    let identity = file.identity().to_owned();
+    let gate = OpenGate::new(Arc::new(opener), grants, url.directory(), identity.clone());
+    Ok((Arc::new(file), identity, gate))
 }
 
 /// Hands a store's events to the front end.

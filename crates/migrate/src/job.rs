@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// The files of one job, locked for this process.
 #[derive(Debug)]
@@ -29,11 +30,32 @@ pub(crate) struct JobState {
     pub(crate) target: Option<String>,
     /// What [`crate::target::mark`] says about it.
     pub(crate) target_mark: Option<String>,
+    /// When the target was written last.
+    pub(crate) target_written: Option<SystemTime>,
     /// The size of the disk.
     pub(crate) size: u64,
     pub(crate) boot: String,
     /// The result will be read back.
     pub(crate) verified: bool,
+}
+
+/// The last writes of a run that is killed end within this time after its last journal frame: a
+/// frame is written before each item.
+const LAST_WRITES: Duration = Duration::from_secs(2);
+
+impl JobState {
+    /// Whether others may have written to the target since the run that left the journal at
+    /// `path`. A run that ends notes the state of the target; of one that was killed only the
+    /// time is known.
+    fn may_be_foreign(&self, path: &Path) -> Result<bool> {
+        if let Some(left) = Journal::peek_mark(path)? {
+            return Ok(self.target_mark.as_ref() != Some(&left));
+        }
+        let ended = std::fs::metadata(path).and_then(|found| found.modified());
+        let text = path.display().to_string();
+        let ended = ended.map_err(|e| Error::io(IoSide::State, "look at the journal", text, e))?;
+        Ok(self.target_written.is_none_or(|written| written > ended + LAST_WRITES))
+    }
 }
 
 /// A journal to go on with.
@@ -75,7 +97,7 @@ impl Earlier {
             if header.boot != state.boot {
                 return Ok(Self::Discarded("the system was started anew and nothing is verified"));
             }
-            if state.target_mark.is_some() && Journal::peek_mark(path)? != state.target_mark {
+            if state.target_mark.is_some() && state.may_be_foreign(path)? {
                 return Ok(Self::Discarded(
                     "the target may have been written by others and nothing is verified",
                 ));

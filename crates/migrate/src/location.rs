@@ -3,30 +3,9 @@
 //! A presigned URL holds its signature in its query. What is printed or stored leaves the query
 //! out, and a job is named without the signature, so that a renewed one resumes.
 
-use carreto_store::{Location, ObjectUrl};
+use carreto_store::Location;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-
-/// Parameters of signatures, in lower case: Amazon (old), Google (old), CloudFront, Alibaba.
-const SIGNATURE: [&str; 11] = [
-    "awsaccesskeyid",
-    "signature",
-    "expires",
-    "googleaccessid",
-    "policy",
-    "key-pair-id",
-    "ossaccesskeyid",
-    "security-token",
-    "token",
-    "access_token",
-    "hdnts",
-];
-/// Prefixes of the same, in lower case: Amazon, Google, Tencent.
-const SIGNATURE_PREFIXES: [&str; 5] = ["x-amz-", "x-goog-", "x-cos-", "q-", "x-oss-"];
-/// What stands beside `sig` in a shared access signature of Azure.
-const SHARED_ACCESS: [&str; 20] = [
-    "sig", "sv", "ss", "srt", "sr", "sp", "st", "se", "spr", "sip", "si", "sdd", "scid", "saoid",
-    "suoid", "skoid", "sktid", "skt", "ske", "skv",
-];
 
 /// `text`, as a user typed it, for people and documents.
 pub fn shown_location(text: &str) -> String {
@@ -43,38 +22,10 @@ pub fn shown_location(text: &str) -> String {
 /// The same text for the same image, however it is spelled and signed. Free of secrets.
 pub(crate) fn key(text: &str) -> String {
     match text.parse() {
-        Ok(Location::Object(url)) => object_key(text, &url),
+        Ok(Location::Object(url)) => url.identity(),
         Ok(Location::File(path)) => path_text(&absolute(&path)),
         Err(_) => shown_location(text),
     }
-}
-
-fn object_key(text: &str, url: &ObjectUrl) -> String {
-    let query = text.split_once('?').map(|(_, query)| query).filter(|_| url.scheme().is_web());
-    let Some(query) = query else { return url.to_string() };
-    let query = query.split('#').next().unwrap_or_default();
-    let address = url.to_string();
-    let address = address.split('?').next().unwrap_or_default();
-    let names: Vec<&str> = query.split('&').map(name_of).collect();
-    let azure = names.iter().any(|name| name.eq_ignore_ascii_case("sig"));
-    let kept: Vec<&str> =
-        query.split('&').filter(|p| !p.is_empty() && !is_signature(name_of(p), azure)).collect();
-    if kept.is_empty() {
-        return address.to_owned();
-    }
-    // What is no signature that we know may still be a secret.
-    format!("{address}?{}", blake3::hash(kept.join("&").as_bytes()).to_hex())
-}
-
-fn name_of(parameter: &str) -> &str {
-    parameter.split('=').next().unwrap_or_default()
-}
-
-fn is_signature(name: &str, azure: bool) -> bool {
-    let name = name.to_ascii_lowercase();
-    SIGNATURE.contains(&&*name)
-        || SIGNATURE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || (azure && (SHARED_ACCESS.contains(&&*name) || name == "sks"))
 }
 
 /// The path with its directory resolved, so that the same file has the same name from anywhere.
@@ -89,7 +40,8 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 
 /// A text that two paths share only when they are equal.
 fn path_text(path: &Path) -> String {
-    path.to_str().map_or_else(|| format!("{path:?}"), str::to_owned)
+    let escaped = |path: &Path| path.as_os_str().as_bytes().escape_ascii().to_string();
+    path.to_str().map_or_else(|| escaped(path), str::to_owned)
 }
 
 #[cfg(test)]

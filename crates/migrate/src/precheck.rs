@@ -1,5 +1,6 @@
 //! What is decided before the first write.
 
+use crate::image::Opened;
 use crate::inspect::{ImageFacts, WarningFacts};
 use crate::target::TargetState;
 use crate::{JobSpec, Role};
@@ -64,11 +65,10 @@ pub(crate) fn zeroes_are_known(image: &dyn Source, facts: &ImageFacts, stamp: &s
 }
 
 /// Whether the target is one of the files that are read.
-pub(crate) async fn not_the_image(target: &TargetState, image: &dyn Source) -> Result<()> {
-    let files = image.files().iter().map(AsRef::as_ref).chain([image]);
-    for file in files {
-        if target.is_file(file).await? {
-            let text = format!("the target is {}, a file of the image itself", file.name());
+pub(crate) fn not_the_image(target: &TargetState, image: &Opened) -> Result<()> {
+    for (name, identity) in image.files() {
+        if target.is_the_same_as(&identity)? {
+            let text = format!("the target is {name}, a file of the image itself");
             let error = Error::new(Kind::Usage, text).path(&target.path);
             return Err(error.remedied_by("name another target"));
         }
@@ -134,4 +134,68 @@ pub(crate) async fn role(spec: &JobSpec, image: &dyn Source) -> Result<Vec<Warni
     }
     let text = "the image has no boot sector, so a server will not boot from it".to_owned();
     Ok(vec![WarningFacts { code: "no_boot_sector", text, offset: Some(510) }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carreto_testkit::MemSource;
+
+    /// A sparse file that does not fit, made of an image of `bytes` with so many allocated.
+    async fn room(image: MemSource, allocated: u64) -> Result<Option<WarningFacts>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
+        std::fs::write(&path, vec![1; usize::try_from(image.size()).unwrap()]).unwrap();
+        let spec = crate::ImageSpec::at(path.display().to_string());
+        let facts = crate::inspect(&crate::Setup::default(), &spec).await?;
+        let facts = ImageFacts { allocated_size: allocated, ..facts };
+        let state = crate::target::inspect(&directory.path().join("target.raw"))?;
+        let state = TargetState { free: Some(allocated - 1), ..state };
+        let image = Files([std::sync::Arc::new(image)]);
+        target(&state, &facts, zeroes_are_known(&image, &facts, "file:1:2:3"))
+    }
+
+    #[derive(Debug)]
+    struct Files([std::sync::Arc<dyn Source>; 1]);
+
+    #[async_trait::async_trait]
+    impl Source for Files {
+        fn name(&self) -> &str {
+            self.0[0].name()
+        }
+
+        fn size(&self) -> u64 {
+            self.0[0].size()
+        }
+
+        async fn extents(
+            &self,
+            range: carreto_block::ByteRange,
+            limit: usize,
+        ) -> Result<Vec<carreto_block::Extent>> {
+            self.0[0].extents(range, limit).await
+        }
+
+        async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+            self.0[0].read_at(offset, buf).await
+        }
+
+        fn files(&self) -> &[std::sync::Arc<dyn Source>] {
+            &self.0
+        }
+
+        async fn stamp(&self) -> Result<carreto_block::Stamp> {
+            self.0[0].stamp().await
+        }
+    }
+
+    #[tokio::test]
+    async fn too_little_space_is_refused_only_where_zeroes_are_known() {
+        let disk = MemSource::new("disk", vec![1; 8192]);
+        let error = room(disk.clone(), 8192).await.unwrap_err();
+        assert_eq!((error.kind(), error.needed_bytes()), (Kind::TargetUnusable, Some(8192)));
+        let warning = room(disk.clone().remote(), 8192).await.unwrap().unwrap();
+        assert_eq!(warning.code, "space_unknown");
+        assert!(room(disk.remote(), 4096).await.is_err(), "the map of the image knows holes");
+    }
 }

@@ -82,7 +82,7 @@ pub(crate) async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     facts.warnings.extend(precheck::role(spec, image).await?);
     opened.expect_unchanged().await?;
     let target = target::inspect(&spec.target)?;
-    precheck::not_the_image(&target, image).await?;
+    precheck::not_the_image(&target, &opened)?;
     let known = precheck::zeroes_are_known(image, &facts, &stamp);
     facts.warnings.extend(precheck::target(&target, &facts, known)?);
     Ok(Prepared { opened, facts, stamp, target })
@@ -96,6 +96,7 @@ impl Prepared {
             source: self.stamp.clone(),
             target: self.target.identity.clone(),
             target_mark: target::mark(&spec.target, &self.target)?,
+            target_written: std::fs::metadata(&spec.target).and_then(|m| m.modified()).ok(),
             size: self.facts.virtual_size,
             boot: system::boot_id(),
             verified: spec.verify == Verify::Full,

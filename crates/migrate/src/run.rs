@@ -157,9 +157,9 @@ impl Run<'_> {
             }
         };
         let resumed = continued.resumed.done.total() > 0;
-        if resumed && self.spec.verify == Verify::None && self.prepared.target.is_device() {
-            let text = "what an earlier run wrote to the device was not read back: \
-                        what others wrote there since goes unnoticed without verification";
+        if resumed && self.spec.verify == Verify::None {
+            let text = "what an earlier run wrote was not read back: \
+                        what others wrote to the target since may go unnoticed without verification";
             report.warn("resumed_unverified", text);
         }
         Ok((target, continued))
@@ -206,7 +206,7 @@ impl Run<'_> {
 
     /// Makes sure that an old disk does not boot, or look whole, while it is being replaced.
     async fn wipe_head(&self, target: &dyn Target, journal: Option<&Arc<Journal>>) -> Result<()> {
-        let head = ByteRange::whole(target.size()).take(HEAD);
+        let head = ByteRange::whole(self.prepared.facts.virtual_size).take(HEAD);
         target.write_zeroes(head).await?;
         let flushed = self.engine.flush(target).await;
         if flushed.is_err() {

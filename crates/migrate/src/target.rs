@@ -1,6 +1,6 @@
 //! The disk that is written: looking at it, and opening it.
 
-use carreto_block::{Source, Target};
+use carreto_block::{Source as _, Target};
 use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_store::{
     DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
@@ -50,15 +50,10 @@ impl TargetState {
         self.kind == "device"
     }
 
-    /// Whether `file` is the target, whatever names either goes by: decided by device and inode,
-    /// which the stamp of a local file begins with.
-    pub(crate) async fn is_file(&self, file: &dyn Source) -> Result<bool> {
-        if !matches!(self.kind, "file" | "device") {
-            return Ok(false);
-        }
-        let node = LocalFile::open(&self.location)?;
-        let own = format!("{}:", node.identity());
-        Ok(file.stamp().await?.0.split('|').any(|stamp| stamp.starts_with(&own)))
+    /// Whether a source of this identity is the target, whatever names either goes by.
+    pub(crate) fn is_the_same_as(&self, identity: &str) -> Result<bool> {
+        let exists = matches!(self.kind, "file" | "device");
+        Ok(exists && LocalFile::open(&self.location)?.identity() == identity)
     }
 
     pub(crate) fn is_missing(&self) -> bool {

@@ -97,17 +97,14 @@ impl Drop for Watchdog {
 
 /// Ends once nothing has moved for `limit`; never when there is none.
 async fn stalled(pulse: &Pulse, limit: Option<Duration>) {
-    let Some(limit) = limit else {
-        return std::future::pending().await;
-    };
     // A limit that the clock cannot reach is none.
-    while let Some(end) = pulse.moved().checked_add(limit) {
+    while let Some(end) = limit.and_then(|limit| pulse.moved().checked_add(limit)) {
         if end <= Instant::now() {
             return;
         }
         tokio::time::sleep_until(end).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

@@ -60,6 +60,9 @@ fn devices_are_targets() {
         let caps = target.caps();
         assert_eq!(caps.alignment, sector);
         assert!(caps.device && !caps.known_zero);
+        assert!(target.verifies_past_cache());
+        // Who holds the target may look at it as a source too.
+        assert!(LocalFile::open(&device.device).unwrap().is_device());
         runtime().block_on(conformance::target(&target));
         let range = ByteRange::new(100, 2 * MIB as u64 + 77).unwrap();
         runtime().block_on(target.discard(range)).unwrap();

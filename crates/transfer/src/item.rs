@@ -31,8 +31,7 @@ impl Engine {
     ) -> Result<Item> {
         let draft = Draft::new(source, range, extents)?;
         self.keep_pace(draft.plan.read_len()).await?;
-        let (len, scratch) = draft.memory();
-        Ok(draft.with(self.stop.race(self.budget.lend(len, scratch)).await?))
+        self.lend_to(draft).await
     }
 
     /// [`Self::plan`] for reading what was written back, which no rate limits.
@@ -42,7 +41,10 @@ impl Engine {
         range: ByteRange,
         extents: &[Extent],
     ) -> Result<Item> {
-        let draft = Draft::new(source, range, extents)?;
+        self.lend_to(Draft::new(source, range, extents)?).await
+    }
+
+    async fn lend_to(&self, draft: Draft) -> Result<Item> {
         let (len, scratch) = draft.memory();
         Ok(draft.with(self.stop.race(self.budget.lend(len, scratch)).await?))
     }

@@ -6,7 +6,7 @@ use carreto_error::Kind;
 use carreto_testkit::{Fault, FaultySource, FaultyTarget, MemSource, MemTarget, sparse_disk};
 use carreto_transfer::{
     Body, CopyOptions, Counters, Difference, Engine, Piece, Stop, StopReason, compare, copy,
-    scan_ordered,
+    scan_ordered, verify,
 };
 use std::sync::Arc;
 
@@ -56,6 +56,25 @@ async fn zeros_are_neither_read_nor_written_on_a_blank_target() {
     assert!(target.content() == disk);
     assert_eq!((target.written(), target.zeroed()), (8192, 0));
     assert_eq!(Counters::value(&engine.counters().read), 8192);
+}
+
+/// What is counted is what was done: zeros in the bytes of a source are zeros, and holes of the
+/// target are not read back.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_that_are_found_count_and_holes_are_not_read_back() {
+    let mut disk = vec![0; 8 << 20];
+    disk[5 << 20..(5 << 20) + 5000].fill(7);
+    let target = MemTarget::blank(disk.len() as u64);
+    let engine = engine();
+    let dense: Arc<dyn Source> = Arc::new(MemSource::new("disk", disk.clone()).dense());
+    let body = Body::whole(dense, Arc::new(target.clone()));
+    let copied = copy(&engine, &body, None).await.unwrap();
+    let (counters, value) = (engine.counters(), Counters::value);
+    assert_eq!((value(&counters.written), value(&counters.zero)), (8192, (8 << 20) - 8192));
+    let whole = ByteRange::whole(8 << 20);
+    let reader = target.reader().await.unwrap();
+    verify(&engine, reader, whole, Arc::new(copied.digest)).await.unwrap();
+    assert_eq!(value(&counters.verified), 8192);
 }
 
 /// The N-th operation fails, for N = 1, 2, 3 … until none is left to fail: never a panic, never

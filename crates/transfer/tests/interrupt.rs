@@ -137,7 +137,8 @@ async fn decoding_everything_counts_what_is_packed_and_finds_the_damaged_unit() 
     let mut stored = vec![1; SIZE];
     let odd = SIZE as u64 % u64::from(UNIT);
     let units = SIZE as u64 / u64::from(UNIT);
-    let wanted = units.div_ceil(2) * u64::from(UNIT) + if units % 2 == 0 { odd } else { 0 };
+    let wanted =
+        units.div_ceil(2) * u64::from(UNIT) + if units.is_multiple_of(2) { odd } else { 0 };
     let source = packed(&stored, &Fault::never());
     assert_eq!(decode_all(&engine(), source).await.unwrap(), wanted);
     stored[UNIT as usize] = 0xFF;
@@ -161,7 +162,8 @@ async fn fails_everywhere<T, F: Future<Output = Result<T>>>(
             assert!(at > 1, "{name}: only {at} operations were tried");
             return;
         }
-        let error = outcome.err().unwrap_or_else(|| panic!("{name}: fault {at} got lost"));
+        assert!(outcome.is_err(), "{name}: fault {at} got lost");
+        let error = outcome.err().unwrap();
         assert_eq!(error.kind(), Kind::Unavailable, "{name}: {error}");
     }
 }
@@ -274,7 +276,8 @@ async fn ends_when_stopped<T, F: Future<Output = Result<T>>>(
         stop.request(StopReason::Deadline);
     };
     let (outcome, ()) = tokio::join!(work(engine, source), stopping);
-    let error = outcome.err().unwrap_or_else(|| panic!("{name} cannot have ended well"));
+    assert!(outcome.is_err(), "{name} cannot have ended well");
+    let error = outcome.err().unwrap();
     assert_eq!(error.kind(), Kind::Timeout, "{name}");
 }
 

@@ -1,7 +1,7 @@
 //! Whatever the budget, nothing waits for memory that only it could give back, and no more is
 //! lent than was promised. The clock stands still until everything waits, so a deadlock is a
 //! timeout at once.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail")]
+#![expect(clippy::expect_used, reason = "helpers of tests may fail")]
 
 use carreto_block::{ByteRange, Source};
 use carreto_testkit::conformance::poll_then_drop;
@@ -90,4 +90,15 @@ async fn a_dropped_wish_for_memory_takes_none() {
         assert_eq!((lease.bytes().len(), scratch.len()), (1 << 19, 1 << 19));
     }
     assert_eq!(budget.peak(), 1 << 20);
+}
+
+/// The clock of the test does not move, so no wait for the pace was asked for.
+#[tokio::test(start_paused = true)]
+async fn no_rate_limits_reading_back() {
+    let disk = sparse_disk(SIZE, 84);
+    let engine = Engine::new(CopyOptions { rate: Some(1), ..CopyOptions::default() });
+    let begin = tokio::time::Instant::now();
+    let check = verify(&engine, remote(&disk), ByteRange::whole(SIZE as u64), Arc::default());
+    assert!(check.await.unwrap().total() > 0);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
 }

@@ -5,13 +5,14 @@
     reason = "test disks are small, helpers of tests may fail"
 )]
 
-use carreto_block::{ByteRange, Source};
+use carreto_block::{ByteRange, Extent, Placement, Source, Stamp};
 use carreto_error::Kind;
 use carreto_testkit::{Fault, FaultyTarget, MemSource, MemTarget, sparse_disk};
 use carreto_transfer::{
     Body, CHUNK, ContentDigest, CopyOptions, Counters, Engine, Journal, JournalHeader, Resumed,
     copy, verify,
 };
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,7 +242,6 @@ fn a_journal_of_another_version_is_a_fault_of_the_state() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.journal");
     drop(Journal::create(&path, &header("b")).unwrap());
-    use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let json = serde_json::to_vec(&JournalHeader { version: 2, ..header("b") }).unwrap();
     let mut frame = vec![1];
@@ -256,24 +256,71 @@ fn a_journal_of_another_version_is_a_fault_of_the_state() {
     assert!(error.remedy().contains("--restart"));
 }
 
-/// The first flush that fails is the one in the middle of the copy, or the last one of all.
+/// The flush that fails is one in the middle of the copy, or the last one of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_loses_nothing_for_good() {
     let disk = sparse_disk(SIZE, 6);
+    let old = sparse_disk(SIZE, 7);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.journal");
-    let mut failed = 0;
-    for at in 1..100 {
-        let target = MemTarget::used(sparse_disk(SIZE, 7));
-        if !crash(&disk, &target, &path, Fault::at_flush(at, Kind::Io)).await {
-            break;
+    let mut at = 0;
+    let mut failed = true;
+    while failed {
+        let target = MemTarget::used(old.clone());
+        if at == 0 {
+            let journal = Arc::new(Journal::create(&path, &header("boot-1")).unwrap());
+            let mut body = body(&disk, &target, &Resumed::default());
+            let fault = Fault::at_flush(1, Kind::Io);
+            body.target = Arc::new(FaultyTarget::forgetful(&target, fault));
+            copy(&engine(), &body, Some(journal)).await.unwrap_err();
+            assert!(target.content() == old, "the only flush lost everything");
+        } else {
+            failed = crash(&disk, &target, &path, Fault::at_flush(at, Kind::Io)).await;
         }
-        failed += 1;
-        assert!(target.content() != disk, "flush {at} lost nothing");
         let (journal, resumed) = Journal::resume(&path, "boot-1").unwrap().unwrap();
         let again = body(&disk, &target, &resumed);
         copy(&engine(), &again, Some(Arc::new(journal))).await.unwrap();
         assert!(target.content() == disk, "flush {at}");
+        at += 1;
     }
-    assert!(failed > 0);
+}
+
+/// A disk of nothing.
+#[derive(Debug)]
+struct Hole(u64);
+
+#[async_trait::async_trait]
+impl Source for Hole {
+    #[expect(clippy::unnecessary_literal_bound, reason = "the signature is the trait's")]
+    fn name(&self) -> &str {
+        "hole"
+    }
+
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    async fn extents(&self, range: ByteRange, _: usize) -> carreto_error::Result<Vec<Extent>> {
+        Ok(vec![Extent::new(range, Placement::Zero)])
+    }
+
+    async fn read_at(&self, _offset: u64, buf: &mut [u8]) -> carreto_error::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+
+    async fn stamp(&self) -> carreto_error::Result<Stamp> {
+        Ok(Stamp(String::new()))
+    }
+}
+
+/// However many chunks differ, all of them are found, so that one more run repairs them all.
+#[tokio::test]
+async fn verification_finds_more_than_a_few_chunks() {
+    let mut wanted = ContentDigest::default();
+    wanted.extend((0..1000).map(|chunk| (2 * chunk * CHUNK, [1; 32])));
+    let size = 2000 * CHUNK;
+    let whole = ByteRange::whole(size);
+    let bad = verify(&engine(), Arc::new(Hole(size)), whole, Arc::new(wanted)).await.unwrap();
+    assert_eq!((bad.iter().count(), bad.total()), (1000, 1000 * CHUNK));
 }

@@ -19,7 +19,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let mut spec = job(args);
     if args.dry_run {
-        let mut plan = carreto_migrate::plan(setup, &JobSpec { confirmed: true, ..spec }).await?;
+        let mut plan = carreto_migrate::plan(setup, &spec).await?;
         plan.image.image = redact(&plan.image.image);
         return match output {
             Output::Json => print_json(&plan),
@@ -134,6 +134,9 @@ fn describe_plan(plan: &Plan) -> Vec<String> {
     }
     for warning in &plan.image.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
+    }
+    if plan.needs_yes {
+        lines.push("confirm:  a device is overwritten only with --yes, or when asked".into());
     }
     lines.push("nothing was written (--dry-run)".into());
     lines

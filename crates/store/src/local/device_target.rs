@@ -109,6 +109,12 @@ impl DeviceTarget {
         })))
     }
 
+    /// Whether reading back goes past the page cache. Where it does not, verification may see what
+    /// the cache holds and not what the disk holds; say so to the user.
+    pub fn verifies_past_cache(&self) -> bool {
+        node::takes_direct(&self.0.path)
+    }
+
     fn fail(&self, operation: &'static str, offset: u64) -> impl Fn(Errno) -> Error {
         move |errno| target_error(operation, &self.0.name, errno).offset(offset)
     }

@@ -143,6 +143,12 @@ impl FileTarget {
         }))
     }
 
+    /// Whether reading back goes past the page cache. Where it does not, verification may see what
+    /// the cache holds and not what the disk holds; say so to the user.
+    pub fn verifies_past_cache(&self) -> bool {
+        node::takes_direct(&self.0.path)
+    }
+
     fn write_bytes(&self, offset: u64, data: &[u8]) -> Result<()> {
         let _one = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
         write_all(self.0.fd.as_fd(), offset, data)

@@ -75,6 +75,11 @@ pub(super) fn open_checked(path: &Path, flags: OFlags) -> std::result::Result<Ow
     rustix::fs::openat(CWD, path, flags, Mode::empty())
 }
 
+/// Whether the file or device at `path` can be read past the page cache.
+pub(super) fn takes_direct(path: &Path) -> bool {
+    open_checked(path, OFlags::RDONLY | OFlags::DIRECT).is_ok()
+}
+
 /// The number of bytes; a device has no size in its `stat`, but an end to seek to.
 pub(super) fn size_of(fd: impl AsFd, stat: &Stat, node: Node, name: &str) -> Result<u64> {
     match node {

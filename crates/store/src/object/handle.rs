@@ -82,6 +82,7 @@ impl Bucket {
 pub struct ObjectStoreHandle {
     pub(super) bucket: Arc<Bucket>,
     pub(super) name: Arc<str>,
+    pub(super) identity: Arc<str>,
     pub(super) path: Path,
     pub(super) web: bool,
 }
@@ -98,7 +99,8 @@ impl ObjectStoreHandle {
                     .path(url.to_string())
             })?
         };
-        Ok(Self { bucket, name: url.to_string().into(), path, web })
+        let (name, identity) = (url.to_string().into(), url.identity().into());
+        Ok(Self { bucket, name, identity, path, web })
     }
 
     /// The URL for messages, free of secrets.

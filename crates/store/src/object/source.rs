@@ -37,9 +37,9 @@ impl ObjectSource {
         Ok(Self { handle, version })
     }
 
-    /// The same text for the same object: its URL, free of secrets.
+    /// The same text for the same object: [`crate::ObjectUrl::identity`].
     pub fn identity(&self) -> &str {
-        self.handle.name()
+        &self.handle.identity
     }
 
     fn limits(&self) -> &Limits {
