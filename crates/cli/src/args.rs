@@ -123,6 +123,23 @@ pub(crate) enum Command {
     },
     /// Write an image onto a disk, verify it, and report
     Migrate(MigrateArgs),
+    /// Make an image file of another image or a disk
+    Convert(ConvertArgs),
+    /// Put an image file or a disk into an object store
+    Upload {
+        #[command(flatten)]
+        run: EncodeArgs,
+        /// Make this format of it on the way; the file goes as it is by default
+        #[arg(long = "as", value_enum, value_name = "FORMAT")]
+        to: Option<OutputArg>,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Get an image file out of an object store, as it is
+    Download {
+        #[command(flatten)]
+        run: EncodeArgs,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -134,6 +151,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+impl Command {
+    /// Whether the same command again goes on where an interrupted one ended.
+    pub(crate) const fn is_resumable(&self) -> bool {
+        matches!(
+            self,
+            Self::Migrate(_) | Self::Convert(_) | Self::Upload { .. } | Self::Download { .. }
+        )
+    }
 }
 
 /// An image and how to open it.
@@ -253,4 +280,111 @@ pub(crate) enum VerifyArg {
     Full,
     /// Do not read back
     None,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    carreto convert disk.raw disk.qcow2 --to qcow2 --compress zstd\n  \
+    carreto convert disk.qcow2 s3://images/disk.vmdk --to vmdk --subformat streamOptimized\n\n\
+    Run the same command again to resume an interrupted conversion.")]
+pub(crate) struct ConvertArgs {
+    #[command(flatten)]
+    pub(crate) run: EncodeArgs,
+    /// The format to write
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) to: OutputArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Options of the format that is written.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct FormatArgs {
+    /// qcow2: compress clusters
+    #[arg(long, value_enum, value_name = "CODEC")]
+    pub(crate) compress: Option<CompressArg>,
+    /// How hard to compress: zlib 1 to 12, zstd 1 to 22
+    #[arg(long, value_name = "N")]
+    pub(crate) level: Option<i32>,
+    /// The variant of the format
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) subformat: Option<SubformatArg>,
+    /// qcow2: the cluster size, from 512 to 2M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) cluster_size: Option<u64>,
+}
+
+/// Options of every command that makes a file.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EncodeArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// The file to make: a path, or the URL of an object
+    #[arg(value_parser = location())]
+    pub(crate) target: String,
+    /// Replace what is there under the target's name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Read an uploaded object back and compare it; files are always read back
+    #[arg(long)]
+    pub(crate) read_back: bool,
+    /// The size of the parts of an upload, from 5M; chosen by the size of the disk by default
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) part_size: Option<u64>,
+    /// End with "task timeout" after this time, for example 90m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// End with "task timeout" when nothing moves for this time
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = parse_duration)]
+    pub(crate) stall_timeout: Duration,
+    /// Memory for everything in flight
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+    /// Read at most this much each second, for example 10M
+    #[arg(long, value_name = "RATE", value_parser = parse_size)]
+    pub(crate) limit_rate: Option<u64>,
+    /// Where checkpoints and locks lie
+    #[arg(long, value_name = "DIR", env = "CARRETO_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Begin again instead of resuming
+    #[arg(long)]
+    pub(crate) restart: bool,
+}
+
+/// The formats that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputArg {
+    /// The bytes of the disk
+    Raw,
+    /// QEMU's format
+    Qcow2,
+    /// Microsoft's format; dynamic by default
+    #[value(alias = "vpc")]
+    Vhd,
+    /// VMware's format; monolithicSparse by default
+    Vmdk,
+}
+
+/// Variants of formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SubformatArg {
+    /// VHD without empty blocks
+    Dynamic,
+    /// VHD with every byte, as Azure takes it
+    Fixed,
+    /// VMDK without empty grains
+    #[value(name = "monolithicSparse")]
+    MonolithicSparse,
+    /// Compressed VMDK, as vSphere and AWS import it
+    #[value(name = "streamOptimized")]
+    StreamOptimized,
+}
+
+/// How clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompressArg {
+    /// Readable by everything
+    Zlib,
+    /// Smaller and faster; needs QEMU 5.1
+    Zstd,
 }

@@ -1,10 +1,11 @@
 //! From parsed arguments to calls, and from results to output.
 
 mod about;
+mod encode;
 mod image;
 mod migrate;
 
-use crate::args::{Args, Command, Global};
+use crate::args::{Args, Command, FormatArgs, Global};
 use crate::progress::Progress;
 use crate::{console, settings, signals};
 use carreto_error::Result;
@@ -18,7 +19,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Completions { shell } => about::completions(shell),
         Command::Man { dir } => about::man(dir.as_deref()),
         command => {
-            let verb = if matches!(command, Command::Migrate(_)) { "copy" } else { "read" };
+            let verb = match command {
+                Command::Migrate(_) => "copy",
+                Command::Convert(_) | Command::Upload { .. } | Command::Download { .. } => "write",
+                _ => "read",
+            };
             let progress = Progress::new(&global, verb);
             let setup = setup(&global, &progress)?;
             progress.start(global.progress_interval);
@@ -46,6 +51,14 @@ async fn run_with(
         }
         Command::Compare { a, b, open } => image::compare(setup, &a, &b, &open, output).await,
         Command::Migrate(args) => migrate::run(setup, &args, output, progress).await,
+        Command::Convert(args) => encode::convert(setup, &args, output, progress).await,
+        Command::Upload { run, to, format } => {
+            encode::transfer(setup, &run, to, &format, output, progress).await
+        }
+        Command::Download { run } => {
+            let as_is = FormatArgs::default();
+            encode::transfer(setup, &run, None, &as_is, output, progress).await
+        }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

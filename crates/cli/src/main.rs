@@ -27,7 +27,7 @@ fn run(output: Output) -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let resumable = matches!(args.command, args::Command::Migrate(_));
+    let resumable = args.command.is_resumable();
     match run_in_runtime(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, output, resumable),

@@ -72,7 +72,7 @@ impl Run<'_> {
         let opened = stop.race(image::open(self.setup, &self.spec.image)).await?;
         let (image, location) = (opened.image.as_ref(), &self.spec.image.location);
         let facts = stop.race(inspect::facts(self.setup, location, image)).await?;
-        report.learn(&facts);
+        report.learn(&facts, self.spec.as_is);
         let job = Job::lock_encode(self.spec)?;
         let path = job.parts_path();
         let goal = Goal::of(self.setup, &self.spec.target)?;

@@ -16,6 +16,8 @@ pub struct EncodeSpec {
     pub target: String,
     /// The format to write. Identity and time of creation are drawn by the job.
     pub output: WriteOptions,
+    /// The bytes of the source file are what is wanted, whatever they mean.
+    pub as_is: bool,
     /// Replace what is there under the target's name.
     pub replace: bool,
     /// Bytes of each part; chosen by the size of the disk when empty.
@@ -99,9 +101,11 @@ impl EncodeReport {
         }
     }
 
-    pub(super) fn learn(&mut self, facts: &ImageFacts) {
+    pub(super) fn learn(&mut self, facts: &ImageFacts, as_is: bool) {
         self.source_format = Some(facts.format);
-        self.warnings.clone_from(&facts.warnings);
+        if !as_is {
+            self.warnings.clone_from(&facts.warnings);
+        }
     }
 
     pub(super) fn end(&mut self, elapsed: f64, outcome: &Result<()>) {
