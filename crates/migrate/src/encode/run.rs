@@ -19,8 +19,12 @@ use carreto_transfer::{
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// How long a run that ends early waits for the parts on their way, so that they count.
+const LAST_PARTS: Duration = Duration::from_secs(5);
 
 /// Makes the file that `spec` describes. Rerunning the same job resumes.
 ///
@@ -108,6 +112,9 @@ impl Run<'_> {
             writer.finish().await
         };
         let written = self.setup.stop.race(write).await;
+        if written.is_err() {
+            writer.save(LAST_PARTS).await;
+        }
         report.sent_bytes += writer.sent;
         report.data_bytes += writer.data;
         let size = written?;

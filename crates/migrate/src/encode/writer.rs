@@ -14,7 +14,8 @@ use carreto_transfer::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::task::{JoinError, JoinSet};
 
 /// What the work on an item gives.
 type Worked = (Packed, Vec<(u64, ChunkDigest)>);
@@ -149,19 +150,38 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes down the parts that arrive within `patience`; the others are sent again.
+    pub(super) async fn save(&mut self, patience: Duration) {
+        let _lost = tokio::time::timeout(patience, async {
+            while let Some(joined) = self.flight.join_next().await {
+                // The run has failed already, and a part that did not arrive is no news.
+                let _failed = self.note(joined);
+            }
+        })
+        .await;
+    }
+
     /// Waits until at most `left` parts are on their way.
     async fn land(&mut self, left: usize) -> Result<()> {
         while self.flight.len() > left {
             let Some(joined) = self.flight.join_next().await else {
                 break;
             };
-            let (index, part) = joined.map_err(|error| {
-                Error::new(Kind::Internal, "a task ended unexpectedly").caused_by(error)
-            })??;
-            self.journal.part(index, &part)?;
-            self.sent += part.len;
-            self.names.insert(index, part.name);
+            self.note(joined)?;
         }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        joined: std::result::Result<Result<(u64, DonePart)>, JoinError>,
+    ) -> Result<()> {
+        let (index, part) = joined.map_err(|error| {
+            Error::new(Kind::Internal, "a task ended unexpectedly").caused_by(error)
+        })??;
+        self.journal.part(index, &part)?;
+        self.sent += part.len;
+        self.names.insert(index, part.name);
         Ok(())
     }
 }
