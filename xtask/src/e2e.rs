@@ -20,6 +20,8 @@ mod report;
 mod root_tests;
 mod s3;
 mod s3_client;
+mod upload;
+mod write;
 
 use crate::Result;
 use carreto::Carreto;
@@ -38,6 +40,7 @@ struct Suite {
 /// In the order in which they run: MinIO is built meanwhile, so its suite is the last.
 const SUITES: &[Suite] = &[
     Suite { name: "qemu", needs: &[needs::QEMU], run: qemu::run },
+    Suite { name: "write", needs: &[needs::QEMU], run: write::run },
     Suite { name: "kill", needs: &[needs::QEMU], run: kill::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
     Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },

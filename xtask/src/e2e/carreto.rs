@@ -82,7 +82,16 @@ impl Carreto {
         target: &Path,
         more: &[&str],
     ) -> Result<std::process::Child> {
-        let arguments = self.migration(image, target, more)?;
+        self.spawn(&self.migration(image, target, more)?)
+    }
+
+    /// Where its state lies.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// A command that is not waited for.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<std::process::Child> {
         let mut command = self.command();
         command.args(arguments);
         command.stdin(std::process::Stdio::null());

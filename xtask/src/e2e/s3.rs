@@ -8,7 +8,7 @@ use super::report::Tally;
 use crate::Result;
 use std::path::Path;
 
-const BUCKET: &str = "images";
+pub(crate) const BUCKET: &str = "images";
 
 pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
     let folder = lab.folder("s3")?;
@@ -22,6 +22,7 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
         let result = migrate(&carreto, image, &folder.join("target"));
         tally.check(&format!("{} migrate", image.label), result);
     }
+    super::upload::run(&carreto, &images, &folder, tally)?;
     refusals(&carreto, &server, &images, &folder, tally)
 }
 
