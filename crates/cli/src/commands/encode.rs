@@ -1,6 +1,8 @@
 //! `carreto convert`, `carreto upload` and `carreto download`
 
-use crate::args::{ConvertArgs, EncodeArgs, FormatArgs, Output, OutputArg, SubformatArg};
+use crate::args::{
+    CompressArg, ConvertArgs, EncodeArgs, FormatArgs, Output, OutputArg, SubformatArg,
+};
 use crate::console::{self, print_json, print_lines};
 use crate::progress::Progress;
 use crate::quantity::{show_duration, show_size};
@@ -32,13 +34,13 @@ pub(crate) async fn transfer(
     progress: &Progress,
 ) -> Result<()> {
     let image = args.image.spec();
-    let spec = match to {
-        Some(to) => spec(args, image, options(to, format)?),
-        None => {
-            options(OutputArg::Raw, format)?;
-            let image = ImageSpec { format: Some(Format::Raw), ..image };
-            EncodeSpec { as_is: true, ..spec(args, image, WriteOptions::new(OutputFormat::Raw)) }
-        }
+    let spec = if let Some(to) = to {
+        spec(args, image, options(to, format)?)
+    } else {
+        // Options of a format without a format are a mistake.
+        options(OutputArg::Raw, format)?;
+        let image = ImageSpec { format: Some(Format::Raw), ..image };
+        EncodeSpec { as_is: true, ..spec(args, image, WriteOptions::new(OutputFormat::Raw)) }
     };
     run(setup, &spec, output, progress).await
 }
@@ -96,15 +98,13 @@ fn options(to: OutputArg, format: &FormatArgs) -> Result<WriteOptions> {
         }
     };
     let compress = format.compress.map(|codec| match codec {
-        crate::args::CompressArg::Zlib => PackCodec::Deflate,
-        crate::args::CompressArg::Zstd => PackCodec::Zstd,
+        CompressArg::Zlib => PackCodec::Deflate,
+        CompressArg::Zstd => PackCodec::Zstd,
     });
-    let WriteOptions { align, .. } = WriteOptions::new(output);
     Ok(WriteOptions {
         compress,
         level: format.level,
         cluster_size: format.cluster_size,
-        align,
         ..WriteOptions::new(output)
     })
 }
