@@ -9,6 +9,7 @@ use super::report::Tally;
 use crate::Result;
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,8 +17,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const KILLS: usize = 20;
 /// Fewer deaths than this in the middle of a run would show nothing.
 const MIN_KILLS: usize = 5;
-/// Slow enough that a run takes some seconds.
-const RATE: &str = "4M";
+/// Slow enough that a whole run takes so many seconds: much longer than [`MIN_KILLS`] deaths take.
+const SECONDS: u64 = 8;
 const FIRST: usize = 1 << 20;
 /// Guest bytes of a work item of the engine.
 const ITEM: u64 = 2 << 20;
@@ -39,9 +40,11 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
 
 fn torture(carreto: &Carreto, image: &Image, target: &Path, rng: &mut Rng) -> Result<()> {
     let source = text(&image.path)?;
+    let stored = std::fs::metadata(&image.path)?.blocks() * 512;
+    let rate = (stored / SECONDS).to_string();
     let mut kills = 0;
     for _ in 0..KILLS {
-        let mut child = carreto.spawn_migration(source, target, &["--limit-rate", RATE])?;
+        let mut child = carreto.spawn_migration(source, target, &["--limit-rate", &rate])?;
         sleep(Duration::from_millis(50 + rng.below(900)));
         // SIGKILL: nothing of the program runs after it.
         child.kill()?;
