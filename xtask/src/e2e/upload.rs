@@ -29,7 +29,7 @@ pub(crate) fn run(
         &["--as", "vmdk", "--subformat", "streamOptimized"],
         &[],
     ] {
-        let key = format!("s3://{BUCKET}/up/{}", options.join(""));
+        let key = format!("s3://{BUCKET}/up/made{}", options.join(""));
         let result = there_and_back(carreto, source, &key, options, &folder.join("back"));
         tally.check(&format!("upload {}", options.join(" ")), result);
     }

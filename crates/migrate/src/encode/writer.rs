@@ -239,6 +239,10 @@ impl Consumer<Worked> for Writer {
                 segments
             }
         };
+        // A part counts from the moment that it is written down.
+        while let Some(joined) = self.flight.try_join_next() {
+            self.note(joined)?;
+        }
         self.data += range.len();
         self.push(&segments, bytes.bytes(), &packed.bytes);
         drop(bytes);
