@@ -218,3 +218,33 @@ async fn what_cannot_be_made_is_refused_before_anything_is_written() {
     assert_eq!(kind_of(&Setup::default(), &nowhere).await, Kind::NotFound);
     assert_eq!(bench.files("", ".carreto-part"), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_the_image_nor_anything_but_a_file_is_replaced() {
+    let bench = Bench::new(&noise(1 << 20));
+    std::fs::hard_link(bench.path("disk.raw"), bench.path("same")).unwrap();
+    let forced = |target: &str| EncodeSpec {
+        replace: true,
+        target: bench.location(target),
+        ..bench.spec(qcow2())
+    };
+    for target in ["disk.raw", "same"] {
+        assert_eq!(kind_of(&Setup::default(), &forced(target)).await, Kind::Usage, "{target}");
+    }
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    assert_eq!(kind_of(&Setup::default(), &forced("folder")).await, Kind::TargetUnusable);
+    let device = EncodeSpec { target: "/dev/null".into(), ..forced("x") };
+    assert_eq!(kind_of(&Setup::default(), &device).await, Kind::TargetUnusable);
+    assert!(std::fs::read(bench.path("same")).unwrap() == noise(1 << 20));
+}
+
+/// Two images on their way to one name do not mix.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_written_by_one_run_at_a_time() {
+    let bench = Bench::new(&noise(1 << 20));
+    let partial = std::fs::File::create(bench.path(".made.carreto-part")).unwrap();
+    partial.lock().unwrap();
+    assert_eq!(kind_of(&Setup::default(), &bench.spec(qcow2())).await, Kind::Locked);
+    partial.unlock().unwrap();
+    done(&bench.spec(qcow2())).await;
+}

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
 use carreto_store::{ObjectStoreHandle, ObjectUpload};
 use carreto_transfer::DonePart;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -57,6 +59,12 @@ impl FileSink {
             let text = "the unfinished file is no regular file";
             return Err(Error::new(Kind::TargetUnusable, text).path(partial.display().to_string()));
         }
+        // Another image may be on its way to the same name.
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            Error::new(Kind::Locked, "another run is writing the same file")
+                .path(partial.display().to_string())
+                .caused_by(std::io::Error::from(error))
+        })?;
         if earlier != Some(identity(&found).as_str()) {
             file.set_len(0).map_err(fail)?;
         }
@@ -83,6 +91,18 @@ impl FileSink {
             Error::new(Kind::Internal, "a task ended unexpectedly").caused_by(error)
         })?;
         done.map_err(|error| self.fail(operation, error))
+    }
+}
+
+/// Renames without replacing what somebody else has put under the new name.
+fn rename_only(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can; those can link.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        outcome => outcome.map_err(std::io::Error::from),
     }
 }
 
@@ -146,9 +166,7 @@ impl Sink for FileSink {
         if self.replace {
             std::fs::rename(&self.partial, &self.target).map_err(fail)?;
         } else {
-            // Unlike renaming, linking never replaces what somebody else has put there.
-            std::fs::hard_link(&self.partial, &self.target).map_err(fail)?;
-            std::fs::remove_file(&self.partial).map_err(fail)?;
+            rename_only(&self.partial, &self.target).map_err(fail)?;
         }
         let directory = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or_else(|| Path::new("."));

@@ -2,10 +2,11 @@
 
 use super::sink::{FileSink, ObjectSink, Sink, draw};
 use super::spec::EncodeSpec;
-use crate::{Setup, image, location, system};
-use carreto_error::{Error, IoSide, Kind, Result};
+use crate::image::{self, Opened};
+use crate::{Setup, location, system};
+use carreto_error::{Error, IoSide, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, WriteOptions};
-use carreto_store::{Location, MAX_PARTS, ObjectStoreHandle};
+use carreto_store::{LocalFile, Location, MAX_PARTS, ObjectStoreHandle};
 use carreto_transfer::{PartHeader, PartJournal, PartsDone};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,9 +32,33 @@ impl Goal {
         }
     }
 
+    /// Makes sure that the target is no file of the image.
+    pub(super) fn expect_other(&self, image: &Opened) -> Result<()> {
+        let own = match self {
+            Self::File(path) if path.is_file() => LocalFile::open(path)?.identity().to_owned(),
+            Self::File(_) => return Ok(()),
+            Self::Object(handle) => handle.name().to_owned(),
+        };
+        match image.files().into_iter().find(|(_, identity)| *identity == own) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let text = format!("the target is {name}, a file of the image itself");
+                Err(Error::new(Kind::Usage, text).remedied_by("name another target"))
+            }
+        }
+    }
+
     async fn exists(&self) -> Result<bool> {
         match self {
-            Self::File(path) => Ok(path.symlink_metadata().is_ok()),
+            Self::File(path) => match path.metadata() {
+                Ok(found) if !found.is_file() => {
+                    let text = "the target is no regular file, and would be replaced by one";
+                    Err(Error::new(Kind::TargetUnusable, text)
+                        .path(path.display().to_string())
+                        .remedied_by("name a file; to write onto a disk use `carreto migrate`"))
+                }
+                _ => Ok(path.symlink_metadata().is_ok()),
+            },
             Self::Object(handle) => Ok(handle.facts().await?.is_some()),
         }
     }
@@ -98,7 +123,10 @@ impl Start<'_> {
                     .remedied_by("run again with --restart to begin anew"));
             }
             setup.note("what an interrupted run left is not used");
-            self.abandon(header).await?;
+            if let Err(error) = self.abandon(header).await {
+                let text = chain_text(&error);
+                setup.note(format!("the parts of the earlier upload could not be freed: {text}"));
+            }
         }
         self.begin(job, stamp).await
     }
@@ -119,7 +147,7 @@ impl Start<'_> {
     }
 
     async fn begin(&self, job: String, stamp: &str) -> Result<Started> {
-        if !self.spec.replace && self.goal.exists().await? {
+        if self.goal.exists().await? && !self.spec.replace {
             let text = "there is something under this name already";
             return Err(Error::new(Kind::Usage, text)
                 .path(location::shown_location(&self.spec.target))
