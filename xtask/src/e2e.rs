@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn all_suites_run_unless_some_are_named() {
         let all = names(&["--allow-skip"]).expect("a good line");
-        assert_eq!(all, ["qemu", "kill", "devices", "root", "s3"]);
+        assert_eq!(all, ["qemu", "write", "kill", "devices", "root", "s3"]);
         assert_eq!(names(&["s3", "qemu"]).expect("good"), ["qemu", "s3"]);
     }
 
