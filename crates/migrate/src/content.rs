@@ -1,10 +1,11 @@
 //! Digests and comparisons of what a guest would read.
 
 use crate::{ImageSpec, Setup, image};
-use carreto_block::ByteRange;
+use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result};
 use carreto_transfer::{
-    ContentDigest, CopyOptions, Difference, LEAF, Piece, chunk_digests_of, is_zero, scan_ordered,
+    ContentDigest, CopyOptions, Difference, Engine, LEAF, Piece, chunk_digests_of, is_zero,
+    scan_ordered,
 };
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -98,6 +99,33 @@ async fn compare_whole(setup: &Setup, a: &ImageSpec, b: &ImageSpec) -> Result<Op
     a.expect_unchanged().await?;
     b.expect_unchanged().await?;
     Ok(difference)
+}
+
+/// The digests of what `range` of `source` reads as. Tells `setup` that it is alive.
+///
+/// Cancel safe.
+pub(crate) async fn sparse(
+    setup: &Setup,
+    source: Arc<dyn Source>,
+    range: ByteRange,
+    memory: u64,
+) -> Result<ContentDigest> {
+    let options = CopyOptions { digest: false, memory, ..CopyOptions::default() };
+    let engine = Engine::new(options).stopped_by(setup.stop.clone());
+    let (mut content, mut at) = (ContentDigest::default(), 0);
+    scan_ordered(&engine, source, range, |piece| {
+        setup.alive();
+        at += match piece {
+            Piece::Zero(len) => len,
+            Piece::Data(bytes) => {
+                content.extend(chunk_digests_of(at, bytes));
+                bytes.len() as u64
+            }
+        };
+        Ok(())
+    })
+    .await?;
+    Ok(content)
 }
 
 enum Hasher {

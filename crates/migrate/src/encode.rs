@@ -6,7 +6,8 @@
 //! the checkpoint, reads only what has not arrived, and gets the same bytes.
 
 mod assembly;
-mod manifest;
+mod guest;
+mod publish;
 mod run;
 mod sink;
 mod spec;

@@ -32,6 +32,7 @@ mod image;
 mod inspect;
 mod job;
 mod location;
+mod manifest;
 mod map;
 mod precheck;
 mod prepare;

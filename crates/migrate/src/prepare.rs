@@ -3,6 +3,7 @@
 use crate::image::{self, Opened};
 use crate::inspect::{self, ImageFacts};
 use crate::job::{Earlier, Job, JobState, job_text};
+use crate::manifest::{self, Expectation};
 use crate::target::{self, TargetState};
 use crate::{JobSpec, Setup, Verify, precheck, system};
 use carreto_error::Result;
@@ -34,6 +35,8 @@ pub(crate) struct Prepared {
     pub(crate) facts: ImageFacts,
     pub(crate) stamp: String,
     pub(crate) target: TargetState,
+    /// What the image was when it was uploaded, where that was written down.
+    pub(crate) expectation: Option<Expectation>,
 }
 
 /// Does all pre-checks but for the confirmation, and says what [`crate::migrate`] would do.
@@ -80,12 +83,14 @@ pub(crate) async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     let stamp = image.stamp().await?.0;
     let mut facts = inspect::facts(setup, &spec.image.location, image).await?;
     facts.warnings.extend(precheck::role(spec, image).await?);
+    let (expectation, doubt) = manifest::expectation(setup, &spec.image, &facts).await?;
+    facts.warnings.extend(doubt);
     opened.expect_unchanged().await?;
     let target = target::inspect(&spec.target)?;
     precheck::not_the_image(&target, &opened)?;
     let known = precheck::zeroes_are_known(image, &facts, &stamp);
     facts.warnings.extend(precheck::target(&target, &facts, known)?);
-    Ok(Prepared { opened, facts, stamp, target })
+    Ok(Prepared { opened, facts, stamp, target, expectation })
 }
 
 impl Prepared {

@@ -88,6 +88,8 @@ pub struct VerifyTotals {
     pub algorithm: &'static str,
     /// The digest of the content of the disk, once it is verified.
     pub digest: Option<String>,
+    /// Whether the content is what the manifest beside the image says; empty where there is none.
+    pub manifest_matched: Option<bool>,
 }
 
 /// An error as a document.

@@ -8,8 +8,8 @@ use crate::{JobSpec, Report, RunEvent, Setup, Verify, precheck, system};
 use carreto_block::{ByteRange, Source, Target};
 use carreto_error::{Error, Kind, Result, ResultExt as _, chain_text};
 use carreto_transfer::{
-    Body, CHUNK, ContentDigest, CopyOptions, Engine, Journal, Phase, RangeSet, Resumed, copy,
-    verify,
+    Body, CHUNK, ContentDigest, Copied, CopyOptions, Engine, Journal, Phase, RangeSet, Resumed,
+    copy, verify,
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -69,6 +69,11 @@ async fn begin_run(setup: &Setup, spec: &JobSpec, report: &mut Report) -> Result
     report.virtual_size = Some(prepared.facts.virtual_size);
     report.target_size = prepared.target.size;
     report.warnings.clone_from(&prepared.facts.warnings);
+    report.verify.manifest_matched = prepared.expectation.as_ref().map(|_| false);
+    if prepared.expectation.is_some() && spec.verify == Verify::None {
+        let text = "without verification nothing is compared with the manifest beside the image";
+        report.warn("manifest_not_checked", text);
+    }
     let job = Job::lock(spec)?;
     Ok((prepared, job))
 }
@@ -124,13 +129,14 @@ impl Run<'_> {
             known_zero: resumed.blank,
             ..self.body(target, body, Phase::Copy)
         };
-        let copied = copy(self.engine, &work, Some(Arc::clone(journal))).await?;
+        let copied = self.copy(&work, Some(Arc::clone(journal))).await?;
         digest.extend(copied.digest.iter());
         self.verify(target, body, &digest, Some(journal.as_ref())).await?;
         self.expect_unchanged().await?;
         self.finish(target, head, &mut digest).await?;
         if self.spec.verify == Verify::Full {
             report.verify.digest = Some(digest.root(size).to_hex().to_string());
+            report.verify.manifest_matched = self.prepared.expectation.as_ref().map(|_| true);
         }
         Ok(())
     }
@@ -201,7 +207,18 @@ impl Run<'_> {
 
     fn body(&self, target: &Arc<dyn Target>, range: ByteRange, phase: Phase) -> Body {
         let source: Arc<dyn Source> = self.prepared.opened.image.clone();
-        Body { range, phase, ..Body::whole(source, Arc::clone(target)) }
+        let size = source.size();
+        let expected = self.prepared.expectation.as_ref().and_then(|known| known.expected(size));
+        Body { range, phase, expected, ..Body::whole(source, Arc::clone(target)) }
+    }
+
+    async fn copy(&self, work: &Body, journal: Option<Arc<Journal>>) -> Result<Copied> {
+        let copied = copy(self.engine, work, journal).await;
+        // The only comparison that a copy makes is the one with what is expected.
+        copied.map_err(|error| match &self.prepared.expectation {
+            Some(known) if error.kind() == Kind::Mismatch => known.explain(error),
+            _ => error,
+        })
     }
 
     /// Makes sure that an old disk does not boot, or look whole, while it is being replaced.
@@ -270,11 +287,19 @@ impl Run<'_> {
         digest: &mut ContentDigest,
     ) -> Result<()> {
         let work = Body { known_zero: false, ..self.body(target, head, Phase::Finish) };
-        let copied = copy(self.engine, &work, None).await?;
+        let copied = self.copy(&work, None).await?;
         self.verify(target, head, &copied.digest, None).await?;
         self.expect_unchanged().await?;
         digest.extend(copied.digest.iter());
+        if let Some(known) = self.prepared.expectation.as_ref().filter(|_| self.is_verified()) {
+            let image = self.prepared.opened.image.as_ref();
+            self.setup.stop.race(known.check(image, digest)).await?;
+        }
         Ok(())
+    }
+
+    fn is_verified(&self) -> bool {
+        self.spec.verify == Verify::Full
     }
 }
 

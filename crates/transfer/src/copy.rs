@@ -4,7 +4,8 @@ use crate::digest::chunk_digests;
 use crate::item::Item;
 use crate::zero::data_runs;
 use crate::{
-    ChunkDigest, ContentDigest, Counters, Engine, Event, Journal, Phase, RangeSet, Walker, Work,
+    ChunkDigest, ContentDigest, Counters, Engine, Event, Expected, Journal, Phase, RangeSet,
+    Walker, Work,
 };
 use carreto_block::{ByteRange, LocalWrite, Source, Target};
 use carreto_error::{Error, Kind, Result, ResultExt as _};
@@ -28,6 +29,8 @@ pub struct Body {
     pub known_zero: bool,
     /// For events.
     pub phase: Phase,
+    /// What the content has to be, where that is known; needs the options to ask for digests.
+    pub expected: Option<Expected>,
 }
 
 impl Body {
@@ -35,7 +38,8 @@ impl Body {
     pub fn whole(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Self {
         let range = ByteRange::whole(source.size());
         let known_zero = target.caps().known_zero;
-        Self { source, target, range, done: RangeSet::default(), known_zero, phase: Phase::Copy }
+        let (done, phase, expected) = (RangeSet::default(), Phase::Copy, None);
+        Self { source, target, range, done, known_zero, phase, expected }
     }
 }
 
@@ -60,11 +64,13 @@ const SLOW_ZERO_STEP: u64 = 32 << 20;
 /// Copies `body`, writing down in `journal` what is done, and flushes the target at the end.
 ///
 /// Whatever ends the copy early, all writes have ended when it returns, and what was done is in
-/// the journal. After a flush that failed only what was flushed before counts as done. Not cancel safe: dropping the future leaves a few blocking writes of right bytes
-/// running for a moment; copying again repairs whatever is missing.
+/// the journal. After a flush that failed only what was flushed before counts as done. Not
+/// cancel safe: dropping the future leaves a few blocking writes of right bytes running for a moment;
+/// copying again repairs whatever is missing.
 ///
 /// # Errors
-/// What reading, decoding and writing meet; `Cancelled` or `Timeout` when the engine was stopped.
+/// What reading, decoding and writing meet; `Mismatch` when the source is not what is expected;
+/// `Cancelled` or `Timeout` when the engine was stopped.
 pub async fn copy(engine: &Engine, body: &Body, journal: Option<Arc<Journal>>) -> Result<Copied> {
     let mut run = Run {
         engine: engine.clone(),
@@ -117,6 +123,9 @@ impl Run {
     }
 
     async fn start(&mut self, work: Work) -> Result<()> {
+        if let (Work::Zero(range), Some(expected)) = (&work, self.expected()) {
+            expected.check(*range, &[])?;
+        }
         match work {
             Work::Zero(range) if self.body.known_zero => {
                 Counters::add(&self.engine.counters.zero, range.len());
@@ -141,6 +150,10 @@ impl Run {
                 Ok(())
             }
         }
+    }
+
+    fn expected(&self) -> Option<&Expected> {
+        self.body.expected.as_ref().filter(|_| self.engine.options.digest)
     }
 
     async fn wait_for_room(&mut self, parallel: usize) -> Result<()> {
@@ -242,9 +255,12 @@ async fn transfer(engine: Engine, body: Body, item: Item) -> Result<Landed> {
     let (range, data) = (item.range(), item.data_len());
     let (target, digest) = (Arc::clone(&body.target), engine.options.digest);
     let counters = Arc::clone(&engine.counters);
-    let known_zero = body.known_zero;
+    let (known_zero, expected) = (body.known_zero, body.expected.clone());
     let work = move |bytes: &[u8]| {
         let digests = if digest { chunk_digests(range.start(), bytes) } else { Vec::new() };
+        if let Some(expected) = expected.filter(|_| digest) {
+            expected.check(range, &digests)?;
+        }
         let layout = Layout::of(bytes, known_zero);
         counters_for(&counters, &layout, data, range.len());
         let written = target.as_local().map(|local| layout.write(local, range.start(), bytes));

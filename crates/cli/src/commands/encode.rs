@@ -9,7 +9,7 @@ use crate::quantity::{show_duration, show_size};
 use crate::{failure, settings};
 use carreto_error::{Error, Kind, Result};
 use carreto_migrate::{
-    EncodeReport, EncodeSpec, Format, ImageSpec, OutputFormat, PackCodec, Setup, WriteOptions,
+    EncodeReport, EncodeSpec, ImageSpec, OutputFormat, PackCodec, Setup, WriteOptions,
 };
 use std::time::Duration;
 
@@ -39,7 +39,6 @@ pub(crate) async fn transfer(
     } else {
         // Options of a format without a format are a mistake.
         options(OutputArg::Raw, format)?;
-        let image = ImageSpec { format: Some(Format::Raw), ..image };
         EncodeSpec { as_is: true, ..spec(args, image, WriteOptions::new(OutputFormat::Raw)) }
     };
     run(setup, &spec, output, progress).await
@@ -125,8 +124,16 @@ fn describe(report: &EncodeReport) -> Vec<String> {
         lines.push(format!("resumed:  {before} were there before, {now} sent now"));
     }
     if let Some(digest) = &report.digest {
-        let how = if report.read_back { "read back, " } else { "" };
-        lines.push(format!("digest:   {how}carreto-sparse-v1 {digest}"));
+        lines.push(format!("digest:   carreto-sparse-v1 {digest}"));
+    }
+    if report.read_back {
+        lines.push("verified: read back, and every byte is what was read".into());
+    }
+    if report.manifest_matched {
+        lines.push("manifest: every part is what was uploaded".into());
+    }
+    if report.manifest_written {
+        lines.push(format!("manifest: {}.carreto.json", report.target));
     }
     for warning in &report.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));

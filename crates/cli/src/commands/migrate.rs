@@ -115,6 +115,9 @@ fn describe(report: &Report) -> Vec<String> {
         )),
         None => lines.push("verified: no (--verify none)".into()),
     }
+    if report.verify.manifest_matched == Some(true) {
+        lines.push("manifest: the disk is what was uploaded".into());
+    }
     for warning in &report.warnings {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
     }

@@ -1,22 +1,22 @@
 //! A run from the first look to the report.
 
 use super::assembly::Assembly;
-use super::manifest;
+use super::guest::{self, ExpectedParts, Guest};
+use super::publish::Made;
 use super::spec::{EncodeReport, EncodeSpec};
 use super::start::{Goal, Start, Started, remove};
 use super::writer::Writer;
+use crate::content;
 use crate::image::{self, Opened};
 use crate::inspect::{self, ImageFacts};
 use crate::job::Job;
 use crate::watchdog::{Pulse, Watchdog};
 use crate::{ImageSpec, RunEvent, Setup};
 use carreto_block::{ByteRange, Source};
-use carreto_error::{Error, Kind, Result};
+use carreto_error::{Error, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, encoder};
 use carreto_formats::{Format, Limits};
-use carreto_transfer::{
-    ContentDigest, CopyOptions, Engine, PartsDone, Piece, chunk_digests_of, scan_ordered,
-};
+use carreto_transfer::{ContentDigest, CopyOptions, Engine, PartsDone};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,44 +64,93 @@ pub async fn encode(setup: &Setup, spec: &EncodeSpec) -> (EncodeReport, Result<(
     (report, outcome)
 }
 
-struct Run<'r> {
-    setup: &'r Setup,
-    spec: &'r EncodeSpec,
-    engine: &'r Engine,
+/// One attempt.
+pub(super) struct Run<'r> {
+    pub(super) setup: &'r Setup,
+    pub(super) spec: &'r EncodeSpec,
+    pub(super) engine: &'r Engine,
+}
+
+/// What is read.
+struct Origin {
+    opened: Opened,
+    facts: ImageFacts,
+    /// The disk in a file that is uploaded as it is.
+    guest: Option<Guest>,
+    /// What the bytes of an object that goes as it is are by its manifest.
+    expected: Option<ExpectedParts>,
 }
 
 impl Run<'_> {
     async fn execute(&self, report: &mut EncodeReport, restart: bool) -> Result<()> {
-        let stop = &self.setup.stop;
-        let opened = stop.race(image::open(self.setup, &self.spec.image)).await?;
-        let (image, location) = (opened.image.as_ref(), &self.spec.image.location);
-        let facts = stop.race(inspect::facts(self.setup, location, image)).await?;
-        report.learn(&facts, self.spec.as_is);
+        let goal = Goal::of(self.setup, &self.spec.target)?;
+        let mut origin = self.open(&goal, report).await?;
         let job = Job::lock_encode(self.spec)?;
         let path = job.parts_path();
-        let goal = Goal::of(self.setup, &self.spec.target)?;
-        goal.expect_other(&opened)?;
-        let stamp = image.stamp().await?.0;
-        let (size, allocated) = (facts.virtual_size, facts.allocated_size);
-        let start = Start { spec: self.spec, goal: &goal, path: &path, size, allocated };
+        goal.expect_other(&origin.opened)?;
+        let stamp = origin.opened.image.stamp().await?.0;
+        let start = Start {
+            spec: self.spec,
+            goal: &goal,
+            path: &path,
+            size: origin.facts.virtual_size,
+            allocated: origin.facts.allocated_size,
+            known_parts: origin.expected.as_ref().map(|expected| expected.part_size),
+        };
         let started = start.find(&stamp, restart, self.setup);
-        let started = stop.race(started).await?;
-        self.write(&opened, &facts, &goal, started, report).await?;
-        remove(&path)
+        let started = self.setup.stop.race(started).await?;
+        let part_size = started.header.part_size;
+        origin.expected = origin.expected.filter(|expected| expected.part_size == part_size);
+        let header = started.header.clone();
+        match self.write(&origin, &goal, started, report).await {
+            Ok(()) => remove(&path),
+            Err(error) if error.kind() == Kind::Mismatch && origin.expected.is_some() => {
+                // The checkpoint describes bytes that were never in the source.
+                match start.abandon(&header).await {
+                    Ok(()) => Err(error),
+                    Err(also) => {
+                        let text = format!("the checkpoint stays ({})", chain_text(&also));
+                        Err(error.wrap(text))
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn open(&self, goal: &Goal, report: &mut EncodeReport) -> Result<Origin> {
+        let (setup, spec) = (self.setup, self.spec);
+        let bytes = guest::as_bytes(&spec.image);
+        let image = if spec.as_is { &bytes } else { &spec.image };
+        let opened = setup.stop.race(image::open(setup, image)).await?;
+        let facts = inspect::facts(setup, &image.location, opened.image.as_ref());
+        let facts = setup.stop.race(facts).await?;
+        let (mut guest, mut expected) = (None, None);
+        if spec.as_is {
+            let most = spec.memory / 2;
+            expected = ExpectedParts::find(setup, spec, facts.virtual_size, most).await?;
+            if let Goal::Object(_) = goal {
+                guest = guest::guest(setup, spec, report).await?;
+            }
+        } else {
+            report.learn(&facts);
+        }
+        Ok(Origin { opened, facts, guest, expected })
     }
 
     async fn write(
         &self,
-        opened: &Opened,
-        facts: &ImageFacts,
+        origin: &Origin,
         goal: &Goal,
         started: Started,
         report: &mut EncodeReport,
     ) -> Result<()> {
-        let source: Arc<dyn Source> = opened.image.clone();
+        let facts = &origin.facts;
+        let source: Arc<dyn Source> = origin.opened.image.clone();
         let sink = Arc::clone(&started.sink);
         let (partial, part_size) = (started.partial.clone(), started.header.part_size);
         let (mut writer, done) = self.writer(started, report)?;
+        writer.expected.clone_from(&origin.expected);
         let resumed = done.items.iter().map(|item| item.range.len()).sum();
         self.setup.observer.event(&RunEvent::Planned {
             virtual_size: facts.virtual_size,
@@ -119,32 +168,54 @@ impl Run<'_> {
         report.sent_bytes += writer.sent;
         report.data_bytes += writer.data;
         let size = written?;
+        report.manifest_matched = origin.expected.is_some();
         let stop = &self.setup.stop;
-        stop.race(opened.expect_unchanged()).await?;
+        stop.race(origin.opened.expect_unchanged()).await?;
         stop.race(sink.flush(size)).await?;
+        let content = std::mem::take(&mut writer.content);
         if let Some(partial) = partial {
             let location = partial.display().to_string();
-            self.read_back(location, facts.virtual_size, &writer.content, report).await?;
+            self.read_back(location, facts.virtual_size, &content, report).await?;
         }
-        let names: Vec<String> = std::mem::take(&mut writer.names).into_values().collect();
-        if names.len() as u64 != size.div_ceil(part_size) {
-            let text = format!("{} parts for a file of {size} bytes", names.len());
+        let parts = std::mem::take(&mut writer.parts);
+        if parts.len() as u64 != size.div_ceil(part_size) {
+            let text = format!("{} parts for a file of {size} bytes", parts.len());
             return Err(Error::new(Kind::Internal, text));
         }
-        stop.race(sink.finish(size, &names)).await?;
+        let guest = self.guest_content(origin.guest.as_ref(), report).await?;
+        let (names, parts) = parts.into_values().map(|part| (part.name, part.digest)).unzip();
+        let names: Vec<String> = names;
+        let etag = stop.race(sink.finish(size, &names)).await?;
         report.file_size = Some(size);
-        report.digest = Some(writer.content.root(facts.virtual_size).to_hex().to_string());
-        if let Goal::Object(_) = goal {
-            if self.spec.read_back {
-                let location = self.spec.target.clone();
-                self.read_back(location, facts.virtual_size, &writer.content, report).await?;
-            }
-            // The digest of a file that goes as it is says nothing about what a guest sees.
-            if !self.spec.as_is {
-                manifest::put(self.setup, self.spec, report, facts, &writer.content).await?;
-            }
+        let made = Made { size, etag, part_size, parts, content };
+        self.seal(origin, goal, guest, made, report).await
+    }
+
+    /// Looks at what was made, and writes down what it is.
+    async fn seal(
+        &self,
+        origin: &Origin,
+        goal: &Goal,
+        guest: Option<ContentDigest>,
+        made: Made,
+        report: &mut EncodeReport,
+    ) -> Result<()> {
+        let facts = &origin.facts;
+        let own = made.content.root(facts.virtual_size).to_hex().to_string();
+        let Goal::Object(_) = goal else {
+            report.digest = Some(own).filter(|_| !self.spec.as_is);
+            return Ok(());
+        };
+        if self.spec.read_back {
+            let location = self.spec.target.clone();
+            self.read_back(location, facts.virtual_size, &made.content, report).await?;
         }
-        Ok(())
+        if self.spec.as_is {
+            let guest = origin.guest.as_ref().zip(guest.as_ref());
+            return self.publish_file(guest, made, report).await;
+        }
+        report.digest = Some(own);
+        self.publish_image(facts, made, report).await
     }
 
     fn writer(&self, started: Started, report: &mut EncodeReport) -> Result<(Writer, PartsDone)> {
@@ -154,7 +225,7 @@ impl Run<'_> {
         report.resumed_bytes += done.parts.values().map(|part| part.len).sum::<u64>();
         let indices = done.parts.keys().copied().collect();
         let assembly = Assembly::new(header.part_size, encoder.head_len(), indices);
-        let names = done.parts.iter().map(|(index, part)| (*index, part.name.clone())).collect();
+        let parts = done.parts.clone();
         let parallel = (self.spec.memory / 2 / header.part_size).clamp(1, 16);
         let writer = Writer {
             encoder,
@@ -164,7 +235,8 @@ impl Run<'_> {
             assembly,
             part_size: header.part_size,
             parallel: usize::try_from(parallel).unwrap_or(1),
-            names,
+            parts,
+            expected: None,
             content: ContentDigest::default(),
             sent: 0,
             data: 0,
@@ -187,26 +259,10 @@ impl Run<'_> {
         let spec = ImageSpec { format, ..ImageSpec::at(location) };
         let result = stop.race(image::open(self.setup, &spec)).await?;
         stop.race(result.image.check(&Limits::default())).await.map(drop)?;
-        let mut found = ContentDigest::default();
-        let mut at = 0;
-        let options =
-            CopyOptions { digest: false, memory: self.spec.memory / 2, ..CopyOptions::default() };
-        let engine = Engine::new(options).stopped_by(stop.clone());
-        let source: Arc<dyn Source> = result.image;
-        let range = ByteRange::whole(size).take(source.size());
-        scan_ordered(&engine, source, range, |piece| {
-            self.setup.alive();
-            at += match piece {
-                Piece::Zero(len) => len,
-                Piece::Data(bytes) => {
-                    found.extend(chunk_digests_of(at, bytes));
-                    bytes.len() as u64
-                }
-            };
-            Ok(())
-        })
-        .await?;
-        if at != size || found != *wanted {
+        let found_size = result.image.size();
+        let whole = ByteRange::whole(size.min(found_size));
+        let found = content::sparse(self.setup, result.image, whole, self.spec.memory / 2).await?;
+        if found_size < size || found != *wanted {
             let text = "what was written reads differently than the image";
             return Err(Error::new(Kind::Mismatch, text).path(spec.location));
         }
@@ -216,7 +272,7 @@ impl Run<'_> {
 }
 
 /// The format to open the result as.
-const fn read_as(format: OutputFormat) -> Format {
+pub(super) const fn read_as(format: OutputFormat) -> Format {
     match format {
         OutputFormat::Raw => Format::Raw,
         OutputFormat::Qcow2 => Format::Qcow2,

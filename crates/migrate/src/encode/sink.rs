@@ -31,8 +31,9 @@ pub(super) trait Sink: Send + Sync {
     /// Makes everything durable before the file is looked at.
     async fn flush(&self, size: u64) -> Result<()>;
 
-    /// Makes the file of `size` bytes of its parts, under its name.
-    async fn finish(&self, size: u64, parts: &[String]) -> Result<()>;
+    /// Makes the file of `size` bytes of its parts, under its name; gives the `ETag` that the
+    /// store has for it.
+    async fn finish(&self, size: u64, parts: &[String]) -> Result<Option<String>>;
 }
 
 /// A local file, written under another name until it is whole.
@@ -158,7 +159,7 @@ impl Sink for FileSink {
         .await
     }
 
-    async fn finish(&self, _size: u64, _parts: &[String]) -> Result<()> {
+    async fn finish(&self, _size: u64, _parts: &[String]) -> Result<Option<String>> {
         let fail = |error| {
             let text = self.target.display().to_string();
             Error::io(IoSide::Target, "give the file its name", text, error)
@@ -170,7 +171,8 @@ impl Sink for FileSink {
         }
         let directory = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or_else(|| Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)?;
+        Ok(None)
     }
 }
 
@@ -215,12 +217,13 @@ impl Sink for ObjectSink {
         Ok(())
     }
 
-    async fn finish(&self, size: u64, parts: &[String]) -> Result<()> {
+    async fn finish(&self, size: u64, parts: &[String]) -> Result<Option<String>> {
         if parts.is_empty() {
             self.upload.abort().await?;
-            return self.handle.put_bytes(Bytes::new()).await;
+            self.handle.put_bytes(Bytes::new()).await?;
+            return Ok(self.handle.facts().await?.and_then(|facts| facts.etag));
         }
-        self.upload.complete(parts, size).await.map(drop)
+        self.upload.complete(parts, size).await.map(|facts| facts.etag)
     }
 }
 

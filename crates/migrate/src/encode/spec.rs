@@ -17,7 +17,8 @@ pub struct EncodeSpec {
     pub target: String,
     /// The format to write. Identity and time of creation are drawn by the job.
     pub output: WriteOptions,
-    /// The bytes of the source file are what is wanted, whatever they mean.
+    /// The bytes of the source file are what is wanted, whatever they mean; how to open it as an
+    /// image counts for the digest of its content only.
     pub as_is: bool,
     /// Replace what is there under the target's name.
     pub replace: bool,
@@ -68,10 +69,15 @@ pub struct EncodeReport {
     pub resumed_bytes: u64,
     /// Requests to a store that were made again.
     pub retries: u64,
-    /// The digest of the guest's bytes (`carreto-sparse-v1`), once all were read.
+    /// The digest of the guest's bytes (`carreto-sparse-v1`), once all were read; empty for a
+    /// file that goes as it is and is no readable image.
     pub digest: Option<String>,
     /// Whether the result was read back and has that digest.
     pub read_back: bool,
+    /// Whether all parts of the source are what its manifest says.
+    pub manifest_matched: bool,
+    /// Whether a manifest was written beside the object.
+    pub manifest_written: bool,
     /// What was odd about the image.
     pub warnings: Vec<WarningFacts>,
     /// Why the run failed.
@@ -97,16 +103,20 @@ impl EncodeReport {
             retries: 0,
             digest: None,
             read_back: false,
+            manifest_matched: false,
+            manifest_written: false,
             warnings: Vec::new(),
             error: None,
         }
     }
 
-    pub(super) fn learn(&mut self, facts: &ImageFacts, as_is: bool) {
+    pub(super) fn learn(&mut self, facts: &ImageFacts) {
         self.source_format = Some(facts.format);
-        if !as_is {
-            self.warnings.clone_from(&facts.warnings);
-        }
+        self.warnings.clone_from(&facts.warnings);
+    }
+
+    pub(super) fn warn(&mut self, code: &'static str, text: String) {
+        self.warnings.push(WarningFacts { code, text, offset: None });
     }
 
     pub(super) fn end(&mut self, elapsed: f64, outcome: &Result<()>) {

@@ -104,6 +104,8 @@ pub(super) struct Start<'r> {
     pub(super) size: u64,
     /// Guest bytes that the image has data for.
     pub(super) allocated: u64,
+    /// The size of parts that are known already.
+    pub(super) known_parts: Option<u64>,
 }
 
 impl Start<'_> {
@@ -175,7 +177,7 @@ impl Start<'_> {
     }
 
     /// Frees what an upload that nobody will finish holds.
-    async fn abandon(&self, header: &PartHeader) -> Result<()> {
+    pub(super) async fn abandon(&self, header: &PartHeader) -> Result<()> {
         if let Goal::Object(handle) = self.goal {
             handle.resume_upload(&header.upload)?.abort().await?;
         }
@@ -189,8 +191,9 @@ impl Start<'_> {
         let snapshot = image.snapshot.as_deref().unwrap_or("active");
         let WriteOptions { format: to, compress, level, cluster_size, align, .. } =
             &self.spec.output;
+        let read = if self.spec.as_is { "file" } else { "disk" };
         format!(
-            "{}|{format}|{snapshot} to {}|{}|{compress:?}|{level:?}|{cluster_size:?}|{align}",
+            "{read} {}|{format}|{snapshot} to {}|{}|{compress:?}|{level:?}|{cluster_size:?}|{align}",
             location::key(&image.location),
             location::key(&self.spec.target),
             to.name(),
@@ -218,6 +221,9 @@ impl Start<'_> {
             }
             let text = format!("parts of {asked} bytes; stores take from 5 MiB to 5 GiB");
             return Err(Error::new(Kind::Usage, text));
+        }
+        if let Some(known) = self.known_parts {
+            return Ok(known);
         }
         if let Goal::File(_) = self.goal {
             return Ok(PART);

@@ -1,6 +1,7 @@
 //! Lays out items, and sends the parts that become complete.
 
 use super::assembly::{Assembly, Content, Part};
+use super::guest::ExpectedParts;
 use super::sink::Sink;
 use async_trait::async_trait;
 use carreto_block::{ByteRange, Source};
@@ -30,7 +31,10 @@ pub(super) struct Writer {
     pub(super) part_size: u64,
     /// Parts that are sent at once.
     pub(super) parallel: usize,
-    pub(super) names: BTreeMap<u64, String>,
+    /// The parts that have arrived.
+    pub(super) parts: BTreeMap<u64, DonePart>,
+    /// What the parts of the source are, by its manifest.
+    pub(super) expected: Option<ExpectedParts>,
     pub(super) content: ContentDigest,
     pub(super) sent: u64,
     pub(super) data: u64,
@@ -140,10 +144,14 @@ impl Writer {
     async fn send(&mut self, part: Part) -> Result<()> {
         self.land(self.parallel - 1).await?;
         let (sink, offset) = (Arc::clone(&self.sink), part.index * self.part_size);
+        let expected = self.expected.clone();
         self.flight.spawn(async move {
             let Part { index, content } = part;
             let len = content.len();
             let (content, digest) = hashed(content).await?;
+            if let Some(expected) = expected {
+                expected.check(index, offset, &digest)?;
+            }
             let name = sink.put(index, offset, content).await?;
             Ok((index, DonePart { len, digest, name }))
         });
@@ -181,7 +189,7 @@ impl Writer {
         })??;
         self.journal.part(index, &part)?;
         self.sent += part.len;
-        self.names.insert(index, part.name);
+        self.parts.insert(index, part);
         Ok(())
     }
 }
