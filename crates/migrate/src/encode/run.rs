@@ -44,7 +44,7 @@ pub async fn encode(setup: &Setup, spec: &EncodeSpec) -> (EncodeReport, Result<(
     let _watchdog =
         Watchdog::start(setup.stop.clone(), pulse.clone(), spec.timeout, spec.stall_timeout);
     let engine = setup.engine(CopyOptions {
-        // The other half is for parts on their way.
+        // The rest is for parts: one that is filled, and those on their way.
         memory: spec.memory / 2,
         rate: spec.limit_rate,
         digest: false,
@@ -226,7 +226,7 @@ impl Run<'_> {
         let indices = done.parts.keys().copied().collect();
         let assembly = Assembly::new(header.part_size, encoder.head_len(), indices);
         let parts = done.parts.clone();
-        let parallel = (self.spec.memory / 2 / header.part_size).clamp(1, 16);
+        let parallel = (self.spec.memory / 4 / header.part_size).clamp(1, 16);
         let writer = Writer {
             encoder,
             packer,

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes parts in any order; nothing looks whole before [`Sink::finish`].
 #[async_trait]
@@ -181,6 +181,8 @@ impl Sink for FileSink {
 pub(super) struct ObjectSink {
     handle: ObjectStoreHandle,
     upload: ObjectUpload,
+    /// As many zeros as a part of them has had; all such parts share them.
+    zeros: Mutex<Bytes>,
 }
 
 impl ObjectSink {
@@ -190,7 +192,15 @@ impl ObjectSink {
             Some(id) => handle.resume_upload(id)?,
             None => handle.begin_upload().await?,
         };
-        Ok(Self { handle, upload })
+        Ok(Self { handle, upload, zeros: Mutex::default() })
+    }
+
+    fn zeros(&self, len: usize) -> Bytes {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        if zeros.len() < len {
+            *zeros = Bytes::from(vec![0; len]);
+        }
+        zeros.slice(..len)
     }
 }
 
@@ -203,7 +213,7 @@ impl Sink for ObjectSink {
     async fn put(&self, index: u64, _offset: u64, content: Content) -> Result<String> {
         let bytes = match content {
             Content::Bytes(bytes) => Bytes::from(bytes),
-            Content::Zeros(len) => Bytes::from(vec![0; usize::try_from(len).unwrap_or(0)]),
+            Content::Zeros(len) => self.zeros(usize::try_from(len).unwrap_or(usize::MAX)),
         };
         let number = usize::try_from(index).unwrap_or(usize::MAX);
         self.upload.put_part(number, bytes).await.wrap_err(|| format!("part {}", index + 1))
