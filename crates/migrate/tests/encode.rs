@@ -186,15 +186,59 @@ async fn what_was_lost_of_the_unfinished_file_is_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_image_is_refused_and_restart_begins_anew() {
+async fn a_changed_image_begins_anew() {
     let bench = Bench::new(&noise(31 << 20));
     let spec = bench.spec(qcow2());
     assert_eq!(kind_of(&stopped_after(9), &spec).await, Kind::Cancelled);
     std::fs::write(bench.path("disk.raw"), sparse_disk(31 << 20, 9)).unwrap();
-    assert_eq!(kind_of(&Setup::default(), &spec).await, Kind::SourceChanged);
+    let report = done(&spec).await;
+    assert_eq!(report.resumed_bytes, 0);
+    assert!(bench.is_the_disk("qcow2").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restart_forgets_what_was_done() {
+    let bench = Bench::new(&noise(31 << 20));
+    let spec = bench.spec(qcow2());
+    assert_eq!(kind_of(&stopped_after(9), &spec).await, Kind::Cancelled);
     let report = done(&EncodeSpec { restart: true, ..spec }).await;
     assert_eq!(report.resumed_bytes, 0);
     assert!(bench.is_the_disk("qcow2").await);
+}
+
+/// Keeps a copy of the checkpoint as it was before the file got its name.
+struct Keeper(PathBuf);
+
+impl Observer for Keeper {
+    fn event(&self, _event: &RunEvent) {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|ending| ending == "parts") {
+                std::fs::copy(entry.path(), entry.path().with_extension("kept")).unwrap();
+            }
+        }
+    }
+}
+
+/// The file got its name, and then the process ended before it could note that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_died_at_its_very_end_is_done_by_the_next() {
+    let bench = Bench::new(&noise(31 << 20));
+    let spec = bench.spec(qcow2());
+    let observer = Arc::new(Keeper(bench.path("state/jobs")));
+    encode(&Setup { observer, ..Setup::default() }, &spec).await.1.unwrap();
+    let whole = std::fs::read(bench.path("made")).unwrap();
+    let jobs = std::fs::read_dir(bench.path("state/jobs")).unwrap();
+    let is_kept = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "kept");
+    let kept = jobs.map(|entry| entry.unwrap().path()).find(is_kept).unwrap();
+    std::fs::rename(&kept, kept.with_extension("parts")).unwrap();
+    let report = done(&spec).await;
+    assert_eq!(report.sent_bytes + report.resumed_bytes, whole.len() as u64);
+    assert!(report.resumed_bytes >= whole.len() as u64 - PART && report.read_back);
+    assert!(std::fs::read(bench.path("made")).unwrap() == whole);
+    // A file of somebody else is none of the job's.
+    std::fs::copy(bench.path("disk.raw"), bench.path("other")).unwrap();
+    std::fs::rename(bench.path("other"), bench.path("made")).unwrap();
+    assert_eq!(kind_of(&Setup::default(), &spec).await, Kind::Usage);
 }
 
 #[tokio::test(flavor = "multi_thread")]

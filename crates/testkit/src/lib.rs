@@ -1,5 +1,6 @@
-//! What Carreto's tests share: sources and targets in memory, wrappers that inject faults, and
-//! the conformance suites that every format and every store must pass.
+//! What Carreto's tests share: sources and targets in memory, wrappers that inject faults, a store
+//! that fails where a script says so, and the conformance suites that every format and every store
+//! must pass.
 //!
 //! A development dependency only; it may panic where a test should fail.
 //!
@@ -16,14 +17,17 @@
     clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a failed expectation of a test is a panic"
 )]
 
+mod bucket;
 pub mod conformance;
 mod fault;
 mod mem;
 mod pattern;
 
+pub use bucket::{Asked, Bucket, Op, Reply, Stored};
 pub use fault::{Fault, FaultySource, FaultyTarget};
 pub use mem::{MemSource, MemTarget};
 pub use pattern::{Rng, sparse_disk};

@@ -11,7 +11,7 @@ use crate::image::{self, Opened};
 use crate::inspect::{self, ImageFacts};
 use crate::job::Job;
 use crate::watchdog::{Pulse, Watchdog};
-use crate::{ImageSpec, RunEvent, Setup};
+use crate::{ImageSpec, RunEvent, Setup, shown_location};
 use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, encoder};
@@ -19,6 +19,7 @@ use carreto_formats::{Format, Limits};
 use carreto_transfer::{ContentDigest, CopyOptions, Engine, PartsDone};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -50,13 +51,11 @@ pub async fn encode(setup: &Setup, spec: &EncodeSpec) -> (EncodeReport, Result<(
         digest: false,
         ..CopyOptions::default()
     });
-    let run = Run { setup: &setup, spec, engine: &engine };
+    let run = Run { setup: &setup, spec, engine: &engine, forgotten: AtomicBool::new(false) };
     let mut outcome = run.execute(&mut report, spec.restart).await;
-    if outcome.as_ref().is_err_and(|error| error.kind() == Kind::NotFound)
-        && report.file_size.is_none()
-        && report.sent_bytes + report.resumed_bytes > 0
-    {
+    if outcome.is_err() && run.forgotten.load(Ordering::SeqCst) {
         setup.note("the store has forgotten the upload; everything is sent again");
+        report.resumed_bytes = 0;
         outcome = run.execute(&mut report, true).await;
     }
     report.retries = pulse.retries();
@@ -69,6 +68,8 @@ pub(super) struct Run<'r> {
     pub(super) setup: &'r Setup,
     pub(super) spec: &'r EncodeSpec,
     pub(super) engine: &'r Engine,
+    /// The store does not know the upload any more.
+    forgotten: AtomicBool,
 }
 
 /// What is read.
@@ -102,8 +103,15 @@ impl Run<'_> {
         let part_size = started.header.part_size;
         origin.expected = origin.expected.filter(|expected| expected.part_size == part_size);
         let header = started.header.clone();
-        match self.write(&origin, &goal, started, report).await {
+        let sink = Arc::clone(&started.sink);
+        let written = self.write(&origin, &goal, started, report).await;
+        self.forgotten.store(sink.forgotten(), Ordering::SeqCst);
+        match written {
             Ok(()) => remove(&path),
+            // The object was made of parts that must not be used again.
+            Err(error) if error.kind() == Kind::Mismatch && report.file_size.is_some() => {
+                remove(&path).and(Err(error))
+            }
             Err(error) if error.kind() == Kind::Mismatch && origin.expected.is_some() => {
                 // The checkpoint describes bytes that were never in the source.
                 match start.abandon(&header).await {
@@ -167,6 +175,7 @@ impl Run<'_> {
         }
         report.sent_bytes += writer.sent;
         report.data_bytes += writer.data;
+        report.resumed_bytes -= writer.resent;
         let size = written?;
         report.manifest_matched = origin.expected.is_some();
         let stop = &self.setup.stop;
@@ -239,6 +248,7 @@ impl Run<'_> {
             expected: None,
             content: ContentDigest::default(),
             sent: 0,
+            resent: 0,
             data: 0,
             flight: JoinSet::new(),
             again: VecDeque::new(),
@@ -254,6 +264,30 @@ impl Run<'_> {
         wanted: &ContentDigest,
         report: &mut EncodeReport,
     ) -> Result<()> {
+        let shown = shown_location(&location);
+        let wrong = |error: Error| {
+            error.path(shown.clone()).remedied_by(
+                "run the same command again with --force; if it happens again, look for the fault \
+                 in the memory, the network and the store",
+            )
+        };
+        match self.look_back(location, size, wanted).await {
+            Ok(true) => report.read_back = true,
+            Ok(false) => {
+                let text = "what was written reads differently than the image";
+                return Err(wrong(Error::new(Kind::Mismatch, text)));
+            }
+            Err(error) if is_no_image(&error) => {
+                let text = "what was written is no whole image";
+                return Err(wrong(Error::new(Kind::Mismatch, text).caused_by(error)));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether the image at `location` holds what is wanted.
+    async fn look_back(&self, location: String, size: u64, wanted: &ContentDigest) -> Result<bool> {
         let stop = &self.setup.stop;
         let format = Some(read_as(self.spec.output.format));
         let spec = ImageSpec { format, ..ImageSpec::at(location) };
@@ -262,13 +296,14 @@ impl Run<'_> {
         let found_size = result.image.size();
         let whole = ByteRange::whole(size.min(found_size));
         let found = content::sparse(self.setup, result.image, whole, self.spec.memory / 2).await?;
-        if found_size < size || found != *wanted {
-            let text = "what was written reads differently than the image";
-            return Err(Error::new(Kind::Mismatch, text).path(spec.location));
-        }
-        report.read_back = true;
-        Ok(())
+        Ok(found_size >= size && found == *wanted)
     }
+}
+
+/// Whether the error says that a file is not what an image has to be.
+fn is_no_image(error: &Error) -> bool {
+    use Kind::{Corrupt, Encrypted, Limit, Truncated, Unsafe, Unsupported};
+    matches!(error.kind(), Corrupt | Encrypted | Limit | Truncated | Unsafe | Unsupported)
 }
 
 /// The format to open the result as.

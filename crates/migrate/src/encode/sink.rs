@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes parts in any order; nothing looks whole before [`Sink::finish`].
@@ -34,6 +35,11 @@ pub(super) trait Sink: Send + Sync {
     /// Makes the file of `size` bytes of its parts, under its name; gives the `ETag` that the
     /// store has for it.
     async fn finish(&self, size: u64, parts: &[String]) -> Result<Option<String>>;
+
+    /// Whether the place of the parts turned out to be gone, with all of them.
+    fn forgotten(&self) -> bool {
+        false
+    }
 }
 
 /// A local file, written under another name until it is whole.
@@ -52,6 +58,9 @@ impl FileSink {
         let partial = partial_name(target)?;
         let text = partial.display().to_string();
         let fail = |error| Error::io(IoSide::Target, "open the unfinished file", &text, error);
+        if finished_earlier(target, earlier) && !partial.exists() {
+            std::fs::rename(target, &partial).map_err(fail)?;
+        }
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
         let file = file.map_err(fail)?;
@@ -105,6 +114,13 @@ fn rename_only(from: &Path, to: &Path) -> std::io::Result<()> {
         }
         outcome => outcome.map_err(std::io::Error::from),
     }
+}
+
+/// Whether the file under the final name is the one that `earlier` names: the run that gave it
+/// its name ended before it could note that.
+pub(super) fn finished_earlier(target: &Path, earlier: Option<&str>) -> bool {
+    let found = target.symlink_metadata().ok();
+    found.is_some_and(|found| found.is_file() && earlier == Some(identity(&found).as_str()))
 }
 
 fn identity(found: &std::fs::Metadata) -> String {
@@ -183,16 +199,25 @@ pub(super) struct ObjectSink {
     upload: ObjectUpload,
     /// As many zeros as a part of them has had; all such parts share them.
     zeros: Mutex<Bytes>,
+    replace: bool,
+    /// The store has taken a part in this run, so the upload was not completed before.
+    alive: AtomicBool,
+    forgotten: AtomicBool,
 }
 
 impl ObjectSink {
     /// Goes on with the upload `earlier`, or begins one.
-    pub(super) async fn open(handle: ObjectStoreHandle, earlier: Option<&str>) -> Result<Self> {
+    pub(super) async fn open(
+        handle: ObjectStoreHandle,
+        earlier: Option<&str>,
+        replace: bool,
+    ) -> Result<Self> {
         let upload = match earlier {
             Some(id) => handle.resume_upload(id)?,
             None => handle.begin_upload().await?,
         };
-        Ok(Self { handle, upload, zeros: Mutex::default() })
+        let (alive, forgotten) = (AtomicBool::new(earlier.is_none()), AtomicBool::new(false));
+        Ok(Self { handle, upload, replace, zeros: Mutex::default(), alive, forgotten })
     }
 
     fn zeros(&self, len: usize) -> Bytes {
@@ -202,6 +227,36 @@ impl ObjectSink {
         }
         zeros.slice(..len)
     }
+
+    /// Takes note when the store does not know the upload any more.
+    fn judge<T>(&self, outcome: Result<T>) -> Result<T> {
+        if outcome.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
+            self.forgotten.store(true, Ordering::SeqCst);
+        }
+        outcome
+    }
+
+    /// Makes sure that nobody else's object is under the name. One of the right size is the own
+    /// one, when an earlier run may have completed the upload.
+    async fn expect_room(&self, size: u64) -> Result<()> {
+        if self.replace {
+            return Ok(());
+        }
+        match self.handle.facts().await? {
+            None => Ok(()),
+            Some(found) if found.size == size && !self.alive.load(Ordering::SeqCst) => Ok(()),
+            Some(_) => {
+                Err(taken(self.handle.name(), "something appeared under this name meanwhile"))
+            }
+        }
+    }
+}
+
+/// The name of the target is taken, and replacing was not asked for.
+pub(super) fn taken(name: &str, text: &'static str) -> Error {
+    Error::new(Kind::Usage, text)
+        .path(name)
+        .remedied_by("choose another name, or replace it with --force")
 }
 
 #[async_trait]
@@ -216,7 +271,11 @@ impl Sink for ObjectSink {
             Content::Zeros(len) => self.zeros(usize::try_from(len).unwrap_or(usize::MAX)),
         };
         let number = usize::try_from(index).unwrap_or(usize::MAX);
-        self.upload.put_part(number, bytes).await.wrap_err(|| format!("part {}", index + 1))
+        let sent = self.judge(self.upload.put_part(number, bytes).await);
+        if sent.is_ok() {
+            self.alive.store(true, Ordering::SeqCst);
+        }
+        sent.wrap_err(|| format!("part {}", index + 1))
     }
 
     async fn has(&self, _offset: u64, _part: &DonePart) -> Result<bool> {
@@ -228,12 +287,17 @@ impl Sink for ObjectSink {
     }
 
     async fn finish(&self, size: u64, parts: &[String]) -> Result<Option<String>> {
+        self.expect_room(size).await?;
         if parts.is_empty() {
             self.upload.abort().await?;
             self.handle.put_bytes(Bytes::new()).await?;
             return Ok(self.handle.facts().await?.and_then(|facts| facts.etag));
         }
-        self.upload.complete(parts, size).await.map(|facts| facts.etag)
+        self.judge(self.upload.complete(parts, size).await).map(|facts| facts.etag)
+    }
+
+    fn forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::SeqCst)
     }
 }
 

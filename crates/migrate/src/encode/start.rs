@@ -1,6 +1,6 @@
 //! The beginning of a run: what an earlier one left, or a new checkpoint.
 
-use super::sink::{FileSink, ObjectSink, Sink, draw};
+use super::sink::{FileSink, ObjectSink, Sink, draw, finished_earlier, taken};
 use super::spec::EncodeSpec;
 use crate::image::{self, Opened};
 use crate::{Setup, location, system};
@@ -76,7 +76,7 @@ impl Goal {
                 Ok((Arc::new(sink), Some(partial)))
             }
             Self::Object(handle) => {
-                let sink = ObjectSink::open(handle.as_ref().clone(), earlier).await?;
+                let sink = ObjectSink::open(handle.as_ref().clone(), earlier, replace).await?;
                 Ok((Arc::new(sink), None))
             }
         }
@@ -119,12 +119,11 @@ impl Start<'_> {
             if fits && header.source == stamp {
                 return self.go_on().await;
             }
-            if fits {
-                let text = "the image changed since the interrupted run began";
-                return Err(Error::new(Kind::SourceChanged, text)
-                    .remedied_by("run again with --restart to begin anew"));
-            }
-            setup.note("what an interrupted run left is not used");
+            setup.note(if fits {
+                "the image changed since the interrupted run began; what it left is not used"
+            } else {
+                "what an interrupted run left is not used"
+            });
             if let Err(error) = self.abandon(header).await {
                 let text = chain_text(&error);
                 setup.note(format!("the parts of the earlier upload could not be freed: {text}"));
@@ -137,6 +136,7 @@ impl Start<'_> {
         let Some((journal, header, mut done)) = PartJournal::resume(self.path)? else {
             return Err(Error::new(Kind::Internal, "the checkpoint vanished"));
         };
+        self.expect_own(&header, &done).await?;
         let (sink, partial) = self.goal.sink(Some(&header.upload), self.spec.replace).await?;
         let parts = std::mem::take(&mut done.parts);
         for (index, part) in parts {
@@ -148,12 +148,30 @@ impl Start<'_> {
         Ok(Started { options, header, journal, done, sink, partial })
     }
 
+    /// Makes sure that what is under the target's name, if anything, can be what the earlier run
+    /// finished, before anything is sent or written for nothing.
+    async fn expect_own(&self, header: &PartHeader, done: &PartsDone) -> Result<()> {
+        if self.spec.replace || !self.goal.exists().await? {
+            return Ok(());
+        }
+        let own = match self.goal {
+            Goal::File(path) => finished_earlier(path, Some(&header.upload)),
+            Goal::Object(handle) => {
+                let size = done.parts.values().map(|part| part.len).sum::<u64>();
+                handle.facts().await?.is_some_and(|found| found.size == size)
+            }
+        };
+        if own { Ok(()) } else { Err(self.taken()) }
+    }
+
+    fn taken(&self) -> Error {
+        let name = location::shown_location(&self.spec.target);
+        taken(&name, "there is something under this name already")
+    }
+
     async fn begin(&self, job: String, stamp: &str) -> Result<Started> {
         if self.goal.exists().await? && !self.spec.replace {
-            let text = "there is something under this name already";
-            return Err(Error::new(Kind::Usage, text)
-                .path(location::shown_location(&self.spec.target))
-                .remedied_by("choose another name, or replace it with --force"));
+            return Err(self.taken());
         }
         let part_size = self.part_size()?;
         let id = u128::from_be_bytes(draw(&job));

@@ -37,6 +37,8 @@ pub(super) struct Writer {
     pub(super) expected: Option<ExpectedParts>,
     pub(super) content: ContentDigest,
     pub(super) sent: u64,
+    /// Bytes of arrived parts that turned out to be others.
+    pub(super) resent: u64,
     pub(super) data: u64,
     pub(super) flight: JoinSet<Result<(u64, DonePart)>>,
     /// Items that were laid out before and are read again, because a part with their bytes did
@@ -116,8 +118,14 @@ impl Writer {
         self.push(&segments, &[], &[]);
         let size = self.assembly.len();
         let empty = Assembly::new(self.part_size, 0, std::collections::BTreeSet::new());
-        for part in std::mem::replace(&mut self.assembly, empty).finish(&head) {
-            self.send(part).await?;
+        for Part { index, content } in std::mem::replace(&mut self.assembly, empty).finish(&head) {
+            let (content, digest) = hashed(content).await?;
+            // The head is known at the end only; an earlier run may have come as far.
+            let before = self.parts.get(&index);
+            if before.is_none_or(|part| (part.len, part.digest) != (content.len(), digest)) {
+                self.resent += before.map_or(0, |part| part.len);
+                self.send(Part { index, content }).await?;
+            }
         }
         self.land(0).await?;
         Ok(size)
