@@ -16,6 +16,7 @@ use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, encoder};
 use carreto_formats::{Format, Limits};
+use carreto_store::MAX_PARTS;
 use carreto_transfer::{ContentDigest, CopyOptions, Engine, PartsDone};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -90,6 +91,8 @@ impl Run<'_> {
         let path = job.parts_path();
         goal.expect_other(&origin.opened)?;
         let stamp = origin.opened.image.stamp().await?.0;
+        // The metadata was read before: a rerun that finds this stamp trusts what was read of it.
+        self.setup.stop.race(origin.opened.expect_unchanged()).await?;
         let start = Start {
             spec: self.spec,
             goal: &goal,
@@ -228,7 +231,7 @@ impl Run<'_> {
     }
 
     fn writer(&self, started: Started, report: &mut EncodeReport) -> Result<(Writer, PartsDone)> {
-        let Started { options, header, journal, done, sink, .. } = started;
+        let Started { options, header, journal, done, sink, partial } = started;
         let (encoder, packer) = encoder(&options, header.size)?;
         report.virtual_size = Some(encoder.virtual_size());
         report.resumed_bytes += done.parts.values().map(|part| part.len).sum::<u64>();
@@ -243,6 +246,7 @@ impl Run<'_> {
             journal,
             assembly,
             part_size: header.part_size,
+            most_parts: if partial.is_some() { u64::MAX } else { MAX_PARTS },
             parallel: usize::try_from(parallel).unwrap_or(1),
             parts,
             expected: None,
