@@ -129,7 +129,7 @@ fn zero(file: &File, offset: u64, len: u64) -> std::io::Result<()> {
     if fallocate(file, punch, offset, end - offset).is_ok() {
         return Ok(());
     }
-    let zeros = [0; 64 << 10];
+    let zeros = [0; 16 << 10];
     let mut at = offset;
     while at < end {
         let now = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
