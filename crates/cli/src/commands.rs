@@ -4,6 +4,7 @@ mod about;
 mod encode;
 mod image;
 mod migrate;
+mod store;
 
 use crate::args::{Args, Command, FormatArgs, Global};
 use crate::progress::Progress;
@@ -59,6 +60,7 @@ async fn run_with(
             let as_is = FormatArgs::default();
             encode::transfer(setup, &run, None, &as_is, output, progress).await
         }
+        Command::Store { command } => store::run(setup, &command, output, progress).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

@@ -149,6 +149,7 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         }
         S::REQUEST_TIMEOUT | S::LOCKED | S::TOO_EARLY => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
+        S::BAD_REQUEST if is_about_digests(answer) => (Kind::Mismatch, Again::Few),
         _ if has_expired(answer) => (Kind::Denied, Again::Expired),
         S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
@@ -172,6 +173,13 @@ fn is_about_credentials(answer: &StatusAnswer) -> bool {
         "InvalidToken",
         "AccessDenied",
     ];
+    CODES.iter().any(|code| answer.is(code))
+}
+
+/// Codes for bytes that are not the ones that their checksum was made of (same source).
+fn is_about_digests(answer: &StatusAnswer) -> bool {
+    const CODES: [&str; 3] =
+        ["BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"];
     CODES.iter().any(|code| answer.is(code))
 }
 
@@ -202,6 +210,7 @@ fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
         Kind::NotFound if answer.is("NoSuchBucket") => format!("there is no such bucket: {said}"),
         Kind::NotFound => format!("there is no such object: {said}"),
         Kind::Denied => format!("access is denied: {said}{clock}"),
+        Kind::Mismatch => format!("the bytes did not arrive as they were sent: {said}"),
         Kind::SourceChanged => format!("the object is not the one that was opened: {said}"),
         _ => format!("{said}{clock}"),
     }
@@ -212,6 +221,13 @@ fn remedy(answer: &StatusAnswer, kind: Kind) -> Option<String> {
         return Some(
             "get new temporary credentials, then run the same command again; credentials in a \
              file of profiles, unlike those in the environment, are read anew while a run goes on"
+                .to_owned(),
+        );
+    }
+    if kind == Kind::Mismatch {
+        return Some(
+            "check the memory and the network between here and the store; if every upload fails \
+             like this, the store computes checksums wrongly: set checksum = \"none\" for it"
                 .to_owned(),
         );
     }
