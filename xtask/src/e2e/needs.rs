@@ -82,11 +82,13 @@ impl Need {
     }
 }
 
-/// The first line that a program prints.
+/// The first line with text that a program prints, without what it was linked with.
 pub(crate) fn first_line(command: &[&str]) -> Result<String> {
     let (program, arguments) = command.split_first().ok_or("an empty command")?;
     let text = process::succeed(Command::new(program).args(arguments))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let line = text.lines().find(|line| !line.is_empty()).unwrap_or_default();
+    let linked = line.find(" libcurl").unwrap_or(line.len());
+    Ok(line[..linked].to_owned())
 }
 
 fn is_root() -> bool {
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_first_line_is_the_version() {
-        let line = first_line(&["sh", "-c", "echo version 1; echo more"]);
+        let line = first_line(&["sh", "-c", "echo; echo version 1 libcurl/2; echo more"]);
         assert_eq!(line.expect("it runs"), "version 1");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const OUTAGES: usize = 4;
 /// Slow enough that a run takes some seconds.
-const SLOW: [&str; 2] = ["--limit-rate", "8M"];
+const SLOW: [&str; 2] = ["--limit-rate", "4M"];
 const OPTIONS: &[&str] = &["--as", "raw", "--part-size", "5M"];
 const JSON: [&str; 2] = ["--output", "json"];
 
@@ -87,7 +87,7 @@ fn migrate_rides_out(stage: &mut Stage, image: &Image) -> Result<String> {
     disk::compare(&target, &image.disk)?;
     Ok(format!(
         "server killed {deaths} times during a migration: ridden out with {} retries",
-        report["retries"]
+        report["copied"]["retries"]
     ))
 }
 

@@ -6,8 +6,11 @@ use super::super::report::Tally;
 use super::super::{disk, process};
 use super::{Stage, upload};
 use crate::Result;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+const MIB: u64 = 1 << 20;
 
 /// Images that go as they are.
 const AS_THEY_ARE: &[&str] = &[
@@ -65,7 +68,17 @@ fn made(stage: &Stage, source: &Image, disk: &str, format: &str, options: &[&str
     let file = download(stage, &url)?;
     let compare = ["compare", "-f", "raw", "-F", format, text(&source.disk)?, text(&file)?];
     process::succeed(Command::new("qemu-img").args(compare))?;
-    read_back(stage, source, &url)
+    if !options.contains(&"fixed") {
+        return read_back(stage, source, &url);
+    }
+    // Azure takes whole MiB, so the disk ends with zeros.
+    let padded = stage.folder.join("padded");
+    std::fs::copy(&source.disk, &padded)?;
+    File::options()
+        .write(true)
+        .open(&padded)?
+        .set_len(source.virtual_size.next_multiple_of(MIB))?;
+    read_back(stage, &Image { disk: padded, ..source.clone() }, &url)
 }
 
 /// Carreto reads from the object what is on the disk: by digest and by migration.
@@ -78,7 +91,7 @@ fn read_back(stage: &Stage, image: &Image, url: &str) -> Result<()> {
     stage.carreto.migrate_and_compare(image, url, &stage.folder.join("back"), &[])
 }
 
-fn download(stage: &Stage, url: &str) -> Result<std::path::PathBuf> {
+fn download(stage: &Stage, url: &str) -> Result<PathBuf> {
     let file = stage.folder.join("downloaded");
     let arguments = ["download", url, text(&file)?];
     stage.carreto.expect(0, &stage.carreto.job(&arguments, &["--force"])?)?;
