@@ -14,7 +14,7 @@ const CLIENT_KILLS: u64 = 10;
 const SERVER_KILLS: u64 = 5;
 const PART: u64 = 8 << 20;
 /// Parts on their way at once with the default memory of 256 MiB.
-const PARALLEL: u64 = 16;
+const PARALLEL: u64 = 8;
 const OPTIONS: &[&str] = &["--as", "qcow2", "--compress", "zstd"];
 const OVERHEAD: u64 = 4 << 20;
 

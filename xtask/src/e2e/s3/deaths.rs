@@ -14,10 +14,10 @@ const KILLS: u64 = 8;
 /// Fewer deaths than this in the middle of a run would show nothing.
 const MIN_KILLS: u64 = 3;
 const PART: u64 = 5 << 20;
-/// Parts on their way at once: half of the memory of [`OPTIONS`] holds so many.
+/// Parts on their way at once: a quarter of the memory of [`MEMORY`] holds so many.
 const PARALLEL: u64 = 2;
 const OPTIONS: &[&str] = &["--as", "raw", "--part-size", "5M"];
-const MEMORY: &[&str] = &["--memory", "20M", "--output", "json"];
+const MEMORY: &[&str] = &["--memory", "40M", "--output", "json"];
 /// What heads of requests and the manifest take.
 const OVERHEAD: u64 = 1 << 20;
 
