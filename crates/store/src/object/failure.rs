@@ -151,7 +151,9 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if is_about_digests(answer) => (Kind::Mismatch, Again::Few),
         _ if has_expired(answer) => (Kind::Denied, Again::Expired),
-        S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
+        S::BAD_REQUEST | S::NOT_FOUND if is_about_credentials(answer) => {
+            (Kind::Denied, Again::Never)
+        }
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
             (Kind::Denied, Again::Never)
         }
@@ -165,13 +167,14 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
 }
 
 /// Codes that S3 sends with 400 although the credentials or the region are wrong ("List of error
-/// codes", Amazon S3 API reference).
+/// codes", Amazon S3 API reference), and the one of versitygw for an unknown key, sent with 404.
 fn is_about_credentials(answer: &StatusAnswer) -> bool {
-    const CODES: [&str; 4] = [
+    const CODES: [&str; 5] = [
         "AuthorizationHeaderMalformed",
         "AuthorizationQueryParametersError",
         "InvalidToken",
         "AccessDenied",
+        "XAdminUserNotFound",
     ];
     CODES.iter().any(|code| answer.is(code))
 }
