@@ -312,7 +312,7 @@ pub(crate) struct ConvertArgs {
 }
 
 /// Options of the format that is written.
-#[derive(Debug, Clone, Default, ClapArgs)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, ClapArgs)]
 pub(crate) struct FormatArgs {
     /// qcow2: compress clusters
     #[arg(long, value_enum, value_name = "CODEC")]

@@ -1,7 +1,7 @@
 //! How large an image will be, before anything is read or written.
 
 use crate::{ImageSpec, Setup, image, shown_location};
-use carreto_block::{ByteRange, Placement, Source as _};
+use carreto_block::{ByteRange, Placement};
 use carreto_error::Result;
 use carreto_formats::Limits;
 use carreto_formats::write::{OutputFormat, WriteOptions, gauge};

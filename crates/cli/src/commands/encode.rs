@@ -38,8 +38,10 @@ pub(crate) async fn transfer(
     let spec = if let Some(to) = to {
         spec(args, image, options(to, format)?)
     } else {
-        // Options of a format without a format are a mistake.
-        options(OutputArg::Raw, format)?;
+        if *format != FormatArgs::default() {
+            let text = "the file goes as it is, so there is no format to choose options of";
+            return Err(Error::new(Kind::Usage, text).remedied_by("name the format with --as"));
+        }
         EncodeSpec { as_is: true, ..spec(args, image, WriteOptions::new(OutputFormat::Raw)) }
     };
     run(setup, &spec, output, progress).await
