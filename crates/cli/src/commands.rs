@@ -61,6 +61,9 @@ async fn run_with(
             encode::transfer(setup, &run, None, &as_is, output, progress).await
         }
         Command::Store { command } => store::run(setup, &command, output, progress).await,
+        Command::Measure { image, to, format } => {
+            encode::measure(setup, &image, to, &format, output).await
+        }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
