@@ -20,6 +20,7 @@ mod gate;
 mod handle;
 mod keys;
 mod probe;
+mod proof;
 mod raw;
 mod redact;
 mod retry;

@@ -50,14 +50,14 @@ async fn another_process_goes_on_and_the_parts_make_the_object() {
         last,
     ];
     assert_eq!(handle.facts().await.unwrap(), None, "nothing is visible before the end");
-    let facts = upload.complete(&names, total(&parts)).await.unwrap();
+    let facts = upload.complete(&names, total(&parts), None).await.unwrap();
     assert_eq!(facts.size, total(&parts));
     assert_eq!(handle.facts().await.unwrap(), Some(facts.clone()));
     let object = handle.open().await.unwrap();
     let bytes = object.read_vec(0, usize::try_from(facts.size).unwrap()).await.unwrap();
     assert!(bytes == parts.concat());
     // The answer was lost, and the same is asked again.
-    assert_eq!(upload.complete(&names, total(&parts)).await.unwrap(), facts);
+    assert_eq!(upload.complete(&names, total(&parts), None).await.unwrap(), facts);
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn an_upload_that_is_gone_says_so() {
     let name = upload.put_part(0, parts()[2].clone()).await.unwrap();
     upload.abort().await.unwrap();
     upload.put_part(0, parts()[2].clone()).await.expect_err("a part of an aborted upload");
-    upload.complete(&[name], 1000).await.expect_err("an aborted upload is completed");
+    upload.complete(&[name], 1000, None).await.expect_err("an aborted upload is completed");
     assert_eq!(handle(&server).facts().await.unwrap(), None);
 }
 
@@ -79,7 +79,29 @@ async fn another_object_is_not_taken_for_the_upload() {
     let name = upload.put_part(0, parts()[2].clone()).await.unwrap();
     upload.abort().await.unwrap();
     handle.put_bytes(vec![1; 999].into()).await.unwrap();
-    upload.complete(&[name], 1000).await.expect_err("an object of 999 bytes is not it");
+    upload.complete(&[name], 1000, None).await.expect_err("an object of 999 bytes is not it");
+}
+
+/// Replacing an image by one of the same size is what raw disks do all the time.
+#[tokio::test]
+async fn the_object_that_was_there_is_not_taken_for_the_upload() {
+    let server = S3Server::start("images").await;
+    let handle = handle(&server);
+    let [old, new, _] = parts();
+    let put = async |bytes: Bytes| {
+        let upload = handle.begin_upload().await.unwrap();
+        let name = upload.put_part(0, bytes).await.unwrap();
+        (upload, [name])
+    };
+    let (upload, names) = put(old).await;
+    let before = upload.complete(&names, MIN_PART, None).await.unwrap();
+    let mut other = new.to_vec();
+    other[0] ^= 1;
+    let (upload, names) = put(other.into()).await;
+    upload.abort().await.unwrap();
+    let refused = upload.complete(&names, MIN_PART, before.etag.as_deref()).await;
+    refused.expect_err("the old object has the size and the number of parts");
+    assert_eq!(handle.facts().await.unwrap(), Some(before));
 }
 
 #[tokio::test]

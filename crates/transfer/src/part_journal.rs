@@ -40,6 +40,8 @@ pub struct PartHeader {
     pub upload: String,
     /// Numbers that the caller drew when the job began and needs again, in its own form.
     pub drawn: String,
+    /// What the store called the object that was under the name when the job began.
+    pub replaced: Option<String>,
 }
 
 /// An item as it was laid out.
@@ -266,6 +268,7 @@ mod tests {
             part_size: 10,
             upload: "u".into(),
             drawn: "7".into(),
+            replaced: None,
         }
     }
 

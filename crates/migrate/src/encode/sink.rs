@@ -5,7 +5,7 @@ use crate::system;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
-use carreto_store::{ObjectStoreHandle, ObjectUpload};
+use carreto_store::{ObjectFacts, ObjectStoreHandle, ObjectUpload};
 use carreto_transfer::DonePart;
 use rustix::fs::{
     CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with,
@@ -222,8 +222,8 @@ pub(super) struct ObjectSink {
     /// As many zeros as a part of them has had; all such parts share them.
     zeros: Mutex<Bytes>,
     replace: bool,
-    /// The store has taken a part in this run, so the upload was not completed before.
-    alive: AtomicBool,
+    /// The `ETag` of what was under the name when the job began.
+    replaced: Option<String>,
     forgotten: AtomicBool,
 }
 
@@ -233,13 +233,14 @@ impl ObjectSink {
         handle: ObjectStoreHandle,
         earlier: Option<&str>,
         replace: bool,
+        replaced: Option<String>,
     ) -> Result<Self> {
         let upload = match earlier {
             Some(id) => handle.resume_upload(id)?,
             None => handle.begin_upload().await?,
         };
-        let (alive, forgotten) = (AtomicBool::new(earlier.is_none()), AtomicBool::new(false));
-        Ok(Self { handle, upload, replace, zeros: Mutex::default(), alive, forgotten })
+        let (zeros, forgotten) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { handle, upload, zeros, replace, replaced, forgotten })
     }
 
     fn zeros(&self, len: usize) -> Bytes {
@@ -258,19 +259,25 @@ impl ObjectSink {
         outcome
     }
 
-    /// Makes sure that nobody else's object is under the name. One of the right size is the own
-    /// one, when an earlier run may have completed the upload.
-    async fn expect_room(&self, size: u64) -> Result<()> {
-        if self.replace {
+    /// Makes sure that nobody else's object is under the name. An earlier run may have completed
+    /// the upload.
+    async fn expect_room(&self, size: u64, parts: &[String]) -> Result<()> {
+        if self.replace || found(&self.handle).await?.is_none() {
             return Ok(());
         }
-        match self.handle.facts().await? {
-            None => Ok(()),
-            Some(found) if found.size == size && !self.alive.load(Ordering::SeqCst) => Ok(()),
-            Some(_) => {
-                Err(taken(self.handle.name(), "something appeared under this name meanwhile"))
-            }
+        match self.upload.made(parts, size, self.replaced.as_deref()).await? {
+            Some(_) => Ok(()),
+            None => Err(taken(self.handle.name(), "something appeared under this name meanwhile")),
         }
+    }
+}
+
+/// What is under the name of an object, as far as that may be known: who may not list is denied
+/// what is missing too, and learns at the first part what else is.
+pub(super) async fn found(handle: &ObjectStoreHandle) -> Result<Option<ObjectFacts>> {
+    match handle.facts().await {
+        Err(error) if error.kind() == Kind::Denied => Ok(None),
+        facts => facts,
     }
 }
 
@@ -294,9 +301,6 @@ impl Sink for ObjectSink {
         };
         let number = usize::try_from(index).unwrap_or(usize::MAX);
         let sent = self.judge(self.upload.put_part(number, bytes).await);
-        if sent.is_ok() {
-            self.alive.store(true, Ordering::SeqCst);
-        }
         sent.wrap_err(|| format!("part {}", index + 1))
     }
 
@@ -309,13 +313,14 @@ impl Sink for ObjectSink {
     }
 
     async fn finish(&self, size: u64, parts: &[String]) -> Result<Option<String>> {
-        self.expect_room(size).await?;
+        self.expect_room(size, parts).await?;
         if parts.is_empty() {
             self.upload.abort().await?;
             self.handle.put_bytes(Bytes::new()).await?;
             return Ok(self.handle.facts().await?.and_then(|facts| facts.etag));
         }
-        self.judge(self.upload.complete(parts, size).await).map(|facts| facts.etag)
+        let made = self.upload.complete(parts, size, self.replaced.as_deref()).await;
+        self.judge(made).map(|facts| facts.etag)
     }
 
     fn forgotten(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The beginning of a run: what an earlier one left, or a new checkpoint.
 
-use super::sink::{FileSink, ObjectSink, Sink, draw, finished_earlier, taken};
+use super::sink::{FileSink, ObjectSink, Sink, draw, finished_earlier, found, taken};
 use super::spec::EncodeSpec;
 use crate::image::{self, Opened};
 use crate::{Setup, location, system};
@@ -61,7 +61,15 @@ impl Goal {
                 }
                 _ => Ok(path.symlink_metadata().is_ok()),
             },
-            Self::Object(handle) => Ok(handle.facts().await?.is_some()),
+            Self::Object(handle) => Ok(found(handle).await?.is_some()),
+        }
+    }
+
+    /// What the store calls the object that is under the name.
+    async fn etag(&self) -> Result<Option<String>> {
+        match self {
+            Self::File(_) => Ok(None),
+            Self::Object(handle) => Ok(found(handle).await?.and_then(|found| found.etag)),
         }
     }
 
@@ -70,6 +78,7 @@ impl Goal {
         &self,
         earlier: Option<&str>,
         replace: bool,
+        replaced: Option<String>,
     ) -> Result<(Arc<dyn Sink>, Option<PathBuf>)> {
         match self {
             Self::File(path) => {
@@ -78,7 +87,8 @@ impl Goal {
                 Ok((Arc::new(sink), Some(partial)))
             }
             Self::Object(handle) => {
-                let sink = ObjectSink::open(handle.as_ref().clone(), earlier, replace).await?;
+                let sink =
+                    ObjectSink::open(handle.as_ref().clone(), earlier, replace, replaced).await?;
                 Ok((Arc::new(sink), None))
             }
         }
@@ -140,7 +150,8 @@ impl Start<'_> {
         };
         expect_sound(&header, &done)?;
         self.expect_own(&header, &done).await?;
-        let (sink, partial) = self.goal.sink(Some(&header.upload), self.spec.replace).await?;
+        let (upload, replaced) = (Some(header.upload.as_str()), header.replaced.clone());
+        let (sink, partial) = self.goal.sink(upload, self.spec.replace, replaced).await?;
         let parts = std::mem::take(&mut done.parts);
         for (index, part) in parts {
             if sink.has(index * header.part_size, &part).await? {
@@ -161,7 +172,10 @@ impl Start<'_> {
             Goal::File(path) => finished_earlier(path, Some(&header.upload)),
             Goal::Object(handle) => {
                 let size = done.parts.values().map(|part| part.len).sum::<u64>();
-                handle.facts().await?.is_some_and(|found| found.size == size)
+                let names: Vec<String> =
+                    done.parts.values().map(|part| part.name.clone()).collect();
+                let upload = handle.resume_upload(&header.upload)?;
+                upload.made(&names, size, header.replaced.as_deref()).await?.is_some()
             }
         };
         if own { Ok(()) } else { Err(self.taken()) }
@@ -182,7 +196,9 @@ impl Start<'_> {
         let options = self.options(&drawn)?;
         // A format that cannot hold the disk says so before anything is begun.
         carreto_formats::write::encoder(&options, self.size).map(drop)?;
-        let (sink, partial) = self.goal.sink(None, self.spec.replace).await?;
+        let replaced = self.goal.etag().await?;
+        let sink = self.goal.sink(None, self.spec.replace, replaced.clone());
+        let (sink, partial) = sink.await?;
         let header = PartHeader {
             version: 0,
             job,
@@ -191,6 +207,7 @@ impl Start<'_> {
             part_size,
             upload: sink.upload(),
             drawn,
+            replaced,
         };
         let journal = PartJournal::create(self.path, &header)?;
         let done = PartsDone::default();

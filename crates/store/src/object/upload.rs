@@ -7,6 +7,7 @@
 
 use super::failure::{Again, Failure};
 use super::handle::ObjectStoreHandle;
+use super::proof::{Before, is_made_of};
 use super::version::look;
 use crate::config::Checksum;
 use bytes::Bytes;
@@ -217,57 +218,79 @@ impl ObjectUpload {
         part.map(|part| part.content_id).map_err(|error| self.handle.place(error, "upload a part"))
     }
 
-    /// Makes the object of `size` bytes of its parts, in the order of their numbers.
+    /// Makes the object of `size` bytes of its parts, in the order of their numbers. `replaced` is
+    /// the `ETag` of what was under the name when the upload began.
     ///
     /// Not cancel safe: a dropped call may or may not have made the object.
     ///
     /// # Errors
-    /// `NotFound` when the upload is gone and the object was not made of it; `Mismatch` when the
-    /// object has another size; else as [`ObjectStoreHandle::open`].
-    pub async fn complete(&self, parts: &[String], size: u64) -> Result<ObjectFacts> {
+    /// `NotFound` when the upload or a part of it is gone and the object was not made of them;
+    /// `Mismatch` when the store has another object than it made; else as
+    /// [`ObjectStoreHandle::open`].
+    pub async fn complete(
+        &self,
+        parts: &[String],
+        size: u64,
+        replaced: Option<&str>,
+    ) -> Result<ObjectFacts> {
         let place = |error| self.handle.place(error, "complete the upload");
         let mut retry = self.handle.retry();
         loop {
             let failure = match self.complete_once(parts).await.map_err(place)? {
-                Ok(()) => return self.look_for(parts.len(), size, None).await,
+                Ok(etag) => return self.expect(size, etag).await,
                 Err(failure) => failure,
             };
             if failure.again == Again::Never {
-                return self.look_for(parts.len(), size, Some(failure.error)).await;
+                let made = self.made(parts, size, replaced).await?;
+                return made.ok_or_else(|| place(lost_parts(failure)));
             }
             retry.pause(failure, self.handle.bucket.contact.made()).await.map_err(place)?;
         }
     }
 
-    async fn complete_once(&self, parts: &[String]) -> Result<Result<(), Failure>> {
+    /// The object under the name, if it is the one that these parts make; see
+    /// [`Self::complete`].
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// As [`ObjectStoreHandle::facts`].
+    pub async fn made(
+        &self,
+        parts: &[String],
+        size: u64,
+        replaced: Option<&str>,
+    ) -> Result<Option<ObjectFacts>> {
+        let found = self.handle.facts().await?;
+        Ok(found.filter(|found| is_made_of(found, parts, size, Before(replaced))))
+    }
+
+    /// Gives the `ETag` of the object that the store says it made.
+    async fn complete_once(&self, parts: &[String]) -> Result<Result<Option<String>, Failure>> {
         let _permit = self.handle.bucket.permit().await?;
         let part = |id: &String| PartId { content_id: id.clone() };
         let parts = parts.iter().map(part).collect();
         let complete = self.store.complete_multipart(&self.handle.path, &self.id, parts);
         // Stores put large objects together for minutes.
         let extra = Duration::from_mins(10);
-        Ok(self.handle.once(extra, complete).await.map(drop))
+        Ok(self.handle.once(extra, complete).await.map(|made| made.e_tag))
     }
 
-    /// Looks whether the object is the one of this upload; `refusal` is why the store says that
-    /// it did not make it.
-    async fn look_for(
-        &self,
-        parts: usize,
-        size: u64,
-        refusal: Option<Error>,
-    ) -> Result<ObjectFacts> {
-        let facts = self.handle.facts().await?;
-        let fits = |facts: &ObjectFacts| facts.size == size && is_of_parts(facts, parts);
-        match (facts, refusal) {
-            (Some(facts), _) if fits(&facts) => Ok(facts),
-            (_, Some(refusal)) => Err(self.handle.place(refusal, "complete the upload")),
-            (found, None) => {
-                let found = found.map_or("no object".to_owned(), |f| format!("{} bytes", f.size));
-                let text = format!("the upload of {size} bytes succeeded, but there is {found}");
-                Err(self.handle.place(Error::new(Kind::Mismatch, text), "complete the upload"))
-            }
-        }
+    /// Makes sure that the object that the store says it made is there.
+    async fn expect(&self, size: u64, etag: Option<String>) -> Result<ObjectFacts> {
+        let found = self.handle.facts().await?;
+        let is_same = |found: &ObjectFacts| match (&etag, &found.etag) {
+            (Some(made), Some(found)) => made.trim_matches('"') == found.trim_matches('"'),
+            _ => true,
+        };
+        let text = match found {
+            Some(facts) if facts.size == size && is_same(&facts) => return Ok(facts),
+            Some(facts) if facts.size == size => "another writer's object is in its place".into(),
+            Some(facts) => format!("there is one of {} bytes", facts.size),
+            None => "there is none".to_owned(),
+        };
+        let text = format!("the store said that it made an object of {size} bytes, but {text}");
+        Err(self.handle.place(Error::new(Kind::Mismatch, text), "complete the upload"))
     }
 
     /// Gives up the upload and frees what was sent. An upload that is gone already is no error.
@@ -290,12 +313,17 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), Kind::Usage | Kind::Unsupported)
 }
 
-/// Whether the `ETag` can be that of an object of so many parts. S3 and its likes append the
-/// number of parts; other stores say nothing.
-fn is_of_parts(facts: &ObjectFacts, parts: usize) -> bool {
-    let etag = facts.etag.as_deref().map(|etag| etag.trim_matches('"'));
-    let number = etag.and_then(|etag| etag.rsplit_once('-')).map(|(_, number)| number);
-    number.is_none_or(|number| number.parse::<usize>().map_or(true, |number| number == parts))
+/// A store that misses parts has lost what was sent, as one that misses the upload has (Amazon S3
+/// API reference, `CompleteMultipartUpload`, errors; Azure "Put Block List", `InvalidBlockList`).
+fn lost_parts(failure: Failure) -> Error {
+    let code = failure.answer.as_ref().and_then(|answer| answer.code.as_deref());
+    match code {
+        Some("InvalidPart" | "InvalidBlockList") => {
+            let text = "the store has lost parts of the upload";
+            Error::new(Kind::NotFound, text).caused_by(failure.error)
+        }
+        _ => failure.error,
+    }
 }
 
 impl fmt::Debug for ObjectUpload {
