@@ -109,13 +109,13 @@ struct Lines {
 impl Lines {
     fn begin(&mut self, job: &Job, stage: &Stage) -> Result<()> {
         self.sent = job.sent().unwrap_or(0);
-        self.arrived = job.arrived(stage)?;
+        self.arrived = job.arrived(stage)?.unwrap_or(0);
         Ok(())
     }
 
     fn end(&self, job: &Job, stage: &Stage, label: &str) -> Result<()> {
         let sent = job.sent().unwrap_or(0) - self.sent;
-        let new = job.arrived(stage)?.saturating_sub(self.arrived);
+        let new = job.arrived(stage)?.unwrap_or(0).saturating_sub(self.arrived);
         let (there, lost) = (self.arrived, sent.saturating_sub(new));
         println!("{label}: {there} bytes were there, {sent} sent, {new} new, {lost} not");
         Ok(())

@@ -81,11 +81,12 @@ impl Job {
         self.proxy.as_ref().map(Proxy::sent)
     }
 
-    /// Bytes of parts that the server has.
-    pub(super) fn arrived(&self, stage: &Stage) -> Result<u64> {
-        let mut most = 0;
+    /// Bytes of parts that the server has; none when no upload is under way, because it is not
+    /// begun or has been completed.
+    pub(super) fn arrived(&self, stage: &Stage) -> Result<Option<u64>> {
+        let mut most = None;
         for upload in self.uploads(stage)? {
-            most = most.max(stage.server.client.parts_size(&stage.bucket, &upload)?);
+            most = most.max(Some(stage.server.client.parts_size(&stage.bucket, &upload)?));
         }
         Ok(most)
     }

@@ -45,8 +45,9 @@ fn torture(stage: &Stage, rng: &mut Rng) -> Result<String> {
             Some(_) => return Err(format!("a rerun failed: {}", outcome.said()).into()),
         }
         job.note_death()?;
-        let arrived = job.arrived(stage)?;
-        check_sent(job.sent(), arrived, kills)?;
+        if let Some(arrived) = job.arrived(stage)? {
+            check_sent(job.sent(), arrived, kills)?;
+        }
     }
     if kills < MIN_KILLS {
         return Err(format!("only {kills} runs were killed in time").into());
