@@ -140,6 +140,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         run: EncodeArgs,
     },
+    /// Say how large the file would be that convert makes of an image; reads no payload
+    #[command(after_help = "Examples:\n  \
+        carreto measure disk.qcow2 --to raw\n  \
+        carreto measure disk.raw --to vmdk --subformat streamOptimized --output json\n\n\
+        Sizes are upper bounds where data may turn out to be zeros or may be compressed.")]
+    Measure {
+        #[command(flatten)]
+        image: ImageArgs,
+        /// The format to write
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        to: OutputArg,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -298,7 +312,7 @@ pub(crate) struct ConvertArgs {
 }
 
 /// Options of the format that is written.
-#[derive(Debug, Clone, Default, ClapArgs)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, ClapArgs)]
 pub(crate) struct FormatArgs {
     /// qcow2: compress clusters
     #[arg(long, value_enum, value_name = "CODEC")]

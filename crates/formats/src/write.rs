@@ -27,6 +27,7 @@ mod cursor;
 mod descriptor;
 mod flat;
 mod forms;
+mod gauge;
 mod options;
 mod pack;
 mod qcow2;
@@ -35,6 +36,7 @@ mod vhd;
 mod vmdk;
 
 pub use forms::{forms_from_bytes, forms_to_bytes};
+pub use gauge::{Gauge, gauge};
 pub use options::{OutputFormat, PackCodec, WriteOptions};
 pub use pack::{Packed, Packer};
 
@@ -115,6 +117,15 @@ pub trait Encoder: Send + Debug {
     /// `Limit` when the file would become larger than the format can address; `Internal` when the
     /// units are out of order or reach past the end of the disk.
     fn place(&mut self, guest: u64, forms: &[Form], segments: &mut Vec<Segment>) -> Result<()>;
+
+    /// The guest bytes that one table of units describes; the unit where there are no such tables.
+    fn span(&self) -> u64 {
+        self.unit()
+    }
+
+    /// The size in bytes of a file with so many stored units, of so many spans, when each of them
+    /// takes what `form` takes.
+    fn file_len(&self, units: u64, spans: u64, form: Form) -> u64;
 
     /// Ends the image: appends what follows the last unit, and gives the head.
     ///

@@ -2,10 +2,10 @@
 //! contents at which units, tables and files end. (`cargo xtask e2e qemu` asks qemu-img the same.)
 #![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "these are tests")]
 
-use carreto_block::{OpenGate, SourceExt as _};
+use carreto_block::{ByteRange, OpenGate, SourceExt as _};
 use carreto_error::Kind;
 use carreto_formats::write::{
-    Encoder, Form, OutputFormat, PackCodec, Packed, Packer, Segment, WriteOptions, encoder,
+    Encoder, Form, OutputFormat, PackCodec, Packed, Packer, Segment, WriteOptions, encoder, gauge,
 };
 use carreto_formats::{Format, Image, Limits, OpenOptions, Warning, open};
 use carreto_testkit::{MemSource, Rng};
@@ -278,4 +278,50 @@ fn levels_matter_and_what_does_not_shrink_is_stored() {
         let plain = write(&qcow2(), &noise).len();
         assert_eq!(write(&options(None), &noise).len(), plain, "{compress:?}");
     }
+}
+
+/// What is measured is what is written: exactly without compression, and never less with it.
+#[test]
+fn the_size_is_known_before_anything_is_written() {
+    for options in all_options() {
+        for size in [0, 1, 511, 65_536, 1_000_000, 2 * ITEM + 512, 4_999_999, 70 << 20] {
+            // Noise, since a unit of zeros that is said to be data would be left out.
+            let full = Disk::new(size);
+            let full = if size > 0 { full.with(0, size, false) } else { full };
+            let some = [(0, 700), (size / 3, 100_000), (size / 3 + 100_000, 5), (size / 2, 3000)];
+            let some = some.into_iter().filter(|(at, len)| at + len <= size);
+            let some = some.fold(Disk::new(size), |disk, (at, len)| disk.with(at, len, false));
+            let full = if size > 8 << 20 { some.clone() } else { full };
+            for disk in [Disk::new(size), some, full] {
+                let mut gauge = gauge(&options, size).unwrap();
+                for (at, bytes) in &disk.data {
+                    gauge.data(ByteRange::new(*at, at + bytes.len() as u64).unwrap());
+                }
+                let (what, written) = (format!("{options:?} {size}"), write(&options, &disk));
+                let (bound, written) = (gauge.required(), written.len() as u64);
+                match options.pack_codec() {
+                    None => assert_eq!(bound, written, "{what}"),
+                    Some(_) => {
+                        assert!((written..=written + written / 8 + (8 << 20)).contains(&bound))
+                    }
+                }
+                assert!(gauge.fully_allocated() >= bound, "{what}");
+                if disk.data.len() == 1 && disk.data[0].1.len() as u64 == size {
+                    assert_eq!(gauge.fully_allocated(), bound, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_huge_disk_is_measured_by_arithmetic() {
+    let size = 8 << 40;
+    let mut gauge = gauge(&qcow2(), size).unwrap();
+    gauge.data(ByteRange::whole(size));
+    assert_eq!(gauge.required(), gauge.fully_allocated());
+    // 2^27 clusters, 2^14 L2 tables, an L1 table, a header, and refcounts of 2 bytes for all.
+    let clusters: u64 = (1 << 27) + (1 << 14) + 2 + 1;
+    let blocks = (clusters + 4097 + 1).div_ceil(32_768);
+    assert_eq!(gauge.required(), (clusters + blocks + blocks.div_ceil(8192)) * 65_536);
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`JobSpec`] becomes pre-checks, a plan, a run, a verification and a [`Report`]
 //! ([`migrate`]). Beside it are the smaller questions one asks about an image: [`inspect`],
-//! [`check`], [`map`], [`digest`], [`compare`].
+//! [`check`], [`map`], [`measure`], [`digest`], [`compare`].
 //!
 //! The crate reads no environment and prints nothing: settings come in through [`Setup`], progress
 //! goes out through [`Observer`].
@@ -34,6 +34,7 @@ mod job;
 mod location;
 mod manifest;
 mod map;
+mod measure;
 mod precheck;
 mod prepare;
 mod report;
@@ -55,6 +56,7 @@ pub use inspect::{BackingFacts, WarningFacts};
 pub use inspect::{ImageFacts, inspect};
 pub use location::shown_location;
 pub use map::{MapEntry, MapKind, map};
+pub use measure::{Measurement, measure};
 pub use prepare::{Plan, plan};
 pub use report::{CopyTotals, ErrorReport, Report, Status, VerifyTotals};
 pub use run::migrate;

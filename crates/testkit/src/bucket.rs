@@ -57,8 +57,8 @@ pub enum Reply {
     Lose,
     /// The connection breaks before anything is done.
     Break,
-    /// One bit of the body is another one than was sent.
-    Flip,
+    /// One bit of this byte of the body is another one than was sent.
+    Flip(usize),
     /// The upload has expired: it is gone, and the answer says so.
     Expire,
     /// Another writer puts this under the name first.
@@ -156,10 +156,7 @@ impl Bucket {
                     (&*stream).write_all(&answer(status, headers, text.as_bytes()))?;
                     continue;
                 }
-                Reply::Flip => {
-                    let middle = body.len() / 2;
-                    body[middle] ^= 1;
-                }
+                Reply::Flip(at) => body[*at] ^= 1,
                 Reply::Expire => {
                     self.kept().uploads.remove(asked.upload.as_deref().unwrap_or_default());
                 }

@@ -1,11 +1,12 @@
-//! `carreto convert`, `carreto upload` and `carreto download`
+//! `carreto convert`, `carreto upload`, `carreto download` and `carreto measure`
 
 use crate::args::{
-    CompressArg, ConvertArgs, EncodeArgs, FormatArgs, Output, OutputArg, SubformatArg,
+    CompressArg, ConvertArgs, EncodeArgs, FormatArgs, ImageArgs, Output, OutputArg, SubformatArg,
 };
 use crate::console::{self, print_json, print_lines};
 use crate::progress::Progress;
 use crate::quantity::{show_duration, show_size};
+use crate::text::redact;
 use crate::{failure, settings};
 use carreto_error::{Error, Kind, Result};
 use carreto_migrate::{
@@ -37,11 +38,42 @@ pub(crate) async fn transfer(
     let spec = if let Some(to) = to {
         spec(args, image, options(to, format)?)
     } else {
-        // Options of a format without a format are a mistake.
-        options(OutputArg::Raw, format)?;
+        if *format != FormatArgs::default() {
+            let text = "the file goes as it is, so there is no format to choose options of";
+            return Err(Error::new(Kind::Usage, text).remedied_by("name the format with --as"));
+        }
         EncodeSpec { as_is: true, ..spec(args, image, WriteOptions::new(OutputFormat::Raw)) }
     };
     run(setup, &spec, output, progress).await
+}
+
+/// Says how large a file would be.
+pub(crate) async fn measure(
+    setup: &Setup,
+    image: &ImageArgs,
+    to: OutputArg,
+    format: &FormatArgs,
+    output: Output,
+) -> Result<()> {
+    let options = options(to, format)?;
+    let mut found = carreto_migrate::measure(setup, &image.spec(), &options).await?;
+    found.image = redact(&found.image);
+    if output == Output::Json {
+        return print_json(&found);
+    }
+    let size = |bytes: u64| format!("{} ({bytes} bytes)", show_size(bytes));
+    let (bound, note) = match (found.exact, options.pack_codec()) {
+        (true, _) => ("", ""),
+        (false, None) => ("at most ", ", less where data is zeros"),
+        (false, Some(_)) => ("at most ", ", less where data is zeros or compresses"),
+    };
+    print_lines(&[
+        format!("image:           {} ({})", found.image, found.source_format),
+        format!("format:          {}", found.format),
+        format!("virtual size:    {}", size(found.virtual_size)),
+        format!("required:        {bound}{}{note}", size(found.required)),
+        format!("fully allocated: {bound}{}", size(found.fully_allocated)),
+    ])
 }
 
 async fn run(setup: &Setup, spec: &EncodeSpec, output: Output, progress: &Progress) -> Result<()> {

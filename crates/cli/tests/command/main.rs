@@ -6,6 +6,7 @@
     reason = "helpers of tests may fail, test disks are small"
 )]
 
+mod encode;
 mod failures;
 mod hostile;
 mod interruption;

@@ -61,6 +61,10 @@ impl Encoder for Flat {
         Ok(())
     }
 
+    fn file_len(&self, _units: u64, _spans: u64, _form: Form) -> u64 {
+        self.size + self.footer.as_ref().map_or(0, |footer| footer.len() as u64)
+    }
+
     fn finish(&mut self, out: &mut Vec<Segment>) -> Result<Vec<u8>> {
         self.cursor.zero(self.size - self.cursor.at, out);
         if let Some(footer) = self.footer.take() {

@@ -61,6 +61,17 @@ impl Packer {
         Ok(packed)
     }
 
+    /// The form of a unit that takes the most bytes: compressing never makes a file larger, but in
+    /// formats that can hold nothing else.
+    pub fn largest(&self) -> Form {
+        match self.codec {
+            Some(PackCodec::Zlib) => {
+                Form::Packed(u32::try_from(zlib_bound(self.unit)).unwrap_or(u32::MAX))
+            }
+            _ => Form::Plain,
+        }
+    }
+
     fn whole<'a>(&self, unit: &'a [u8]) -> Cow<'a, [u8]> {
         if unit.len() == self.unit {
             return Cow::Borrowed(unit);

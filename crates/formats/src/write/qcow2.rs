@@ -53,11 +53,6 @@ impl Qcow2 {
         Ok(Self { cursor, cluster, size, zstd, refcounts, l1, l2: None })
     }
 
-    /// Guest bytes that one L2 table describes.
-    const fn span(&self) -> u64 {
-        self.cluster * (self.cluster / 8)
-    }
-
     /// Stores units that share an L2 table; `packed` is where the first compressed one begins.
     fn place_in_table(&mut self, run: &Run<'_>, out: &mut Vec<Segment>) -> Result<()> {
         if run.forms.iter().all(|form| *form == Form::Zero) {
@@ -258,6 +253,18 @@ impl Encoder for Qcow2 {
             forms = rest;
         }
         Ok(())
+    }
+
+    /// Guest bytes that one L2 table describes.
+    fn span(&self) -> u64 {
+        self.cluster * (self.cluster / 8)
+    }
+
+    fn file_len(&self, units: u64, spans: u64, form: Form) -> u64 {
+        let data = if form == Form::Zero { 0 } else { units };
+        let end = self.head_len() / self.cluster + data + spans;
+        let (blocks, table) = Refcounts::new(self.cluster).rest(end);
+        (end + blocks + table) * self.cluster
     }
 
     fn finish(&mut self, out: &mut Vec<Segment>) -> Result<Vec<u8>> {

@@ -179,6 +179,10 @@ impl Encoder for Dynamic {
         Ok(())
     }
 
+    fn file_len(&self, units: u64, _spans: u64, _form: Form) -> u64 {
+        self.head_len() + units * (BITMAP as u64 + BLOCK) + FOOTER
+    }
+
     fn finish(&mut self, out: &mut Vec<Segment>) -> Result<Vec<u8>> {
         self.cursor.bytes(self.footer.clone(), out);
         let mut head = self.head.clone();

@@ -23,6 +23,8 @@ const MAX_SIZE: u64 = 62 << 40;
 /// The largest directory held in memory.
 const MAX_DIRECTORY: u64 = 32 << 20;
 const AT_END: u64 = u64::MAX;
+/// Bytes in front of a compressed grain.
+const GRAIN_MARKER: u64 = 12;
 
 const NEWLINE_TEST: u32 = 1;
 const REDUNDANT: u32 = 1 << 1;
@@ -221,6 +223,26 @@ impl Encoder for Sparse {
             }
         }
         Ok(())
+    }
+
+    fn span(&self) -> u64 {
+        SPAN
+    }
+
+    fn file_len(&self, units: u64, spans: u64, form: Form) -> u64 {
+        let table = TABLE_ENTRIES as u64 * 4;
+        let grain = match form {
+            Form::Zero => 0,
+            Form::Plain => GRAIN,
+            Form::Packed(len) => (GRAIN_MARKER + u64::from(len)).next_multiple_of(SECTOR),
+        };
+        let end = if self.stream {
+            // Markers of the directory, the footer and the end, and the footer itself.
+            spans * (SECTOR + table) + 4 * SECTOR + self.directory_sectors() * SECTOR
+        } else {
+            spans * 2 * table
+        };
+        self.head_len() + units * grain + end
     }
 
     fn finish(&mut self, out: &mut Vec<Segment>) -> Result<Vec<u8>> {

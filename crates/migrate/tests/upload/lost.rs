@@ -146,7 +146,7 @@ async fn a_run_that_died_behind_complete_is_done_without_sending_anything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_is_found_by_reading_back() {
-    let bench = first(Op::Part(2), Reply::Flip);
+    let bench = first(Op::Part(2), Reply::Flip(1000));
     let spec = EncodeSpec { read_back: true, ..bench.spec() };
     let (report, outcome) = encode(&bench.setup(&Arc::default()), &spec).await;
     let error = outcome.unwrap_err();
@@ -164,7 +164,7 @@ async fn a_flipped_bit_is_found_by_reading_back() {
 /// A damaged table makes the object unreadable, which is no fault of the image.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_of_a_table_is_a_mismatch_too() {
-    let bench = first(Op::Part(1), Reply::Flip);
+    let bench = first(Op::Part(1), Reply::Flip((64 << 10) + 1));
     std::fs::write(bench.path("disk.raw"), vec![0; 4 << 20]).unwrap();
     let output = WriteOptions::new(OutputFormat::Qcow2);
     let spec = EncodeSpec { read_back: true, output, ..bench.spec() };
@@ -179,7 +179,7 @@ async fn what_arrived_is_not_sent_again_by_the_next_run() {
     let bench = Bench::new(|_| Reply::Honest);
     let (before, outcome) = bench.run(&Ears::stopping(5)).await;
     assert_eq!(outcome.unwrap_err().kind(), Kind::Cancelled);
-    assert_eq!(before.sent_bytes % PART, 0);
+    assert!(before.sent_bytes >= PART);
     assert_eq!(bench.bucket.object(KEY), None, "nothing is visible");
     let (report, _) = bench.done().await;
     bench.holds_the_disk();
