@@ -22,7 +22,9 @@ usage: cargo xtask COMMAND
 
   tidy                            check the rules that hold the workspace together
   e2e [--allow-skip] [SUITE]...   run the command carreto against real tools and servers
-                                  suites: qemu s3 devices kill root (all by default)";
+                                  suites: qemu write kill devices root s3 s3-versitygw
+                                  (all by default)
+  e2e s3-big --image FILE         upload FILE while client and server are killed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

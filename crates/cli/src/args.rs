@@ -154,6 +154,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Look after an object store
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -401,4 +406,40 @@ pub(crate) enum CompressArg {
     Zlib,
     /// Smaller and faster; needs QEMU 5.1
     Zstd,
+}
+
+/// What is done to a store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// List uploads that nobody finished and, with --yes, abort the old ones
+    Gc(GcArgs),
+    /// Try what a store can do: ranges, conditions, checksums, uploads in parts
+    Probe {
+        /// A bucket, or a folder of one; nothing in it is touched but what the probe makes
+        #[arg(value_parser = location())]
+        place: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    carreto store gc s3://images\n  \
+    carreto store gc s3://images/web --older-than 2d --yes\n\n\
+    The age counts from the last part that was sent.")]
+pub(crate) struct GcArgs {
+    /// A bucket, or a folder of one: s3://bucket/folder, cos://bucket
+    #[arg(value_parser = location())]
+    pub(crate) place: String,
+    /// The age from which an upload counts as abandoned; one under way elsewhere is younger
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = parse_duration)]
+    pub(crate) older_than: Duration,
+    /// Abort the abandoned ones
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+    /// Abort also those that a checkpoint of this machine would go on with
+    #[arg(long)]
+    pub(crate) force_needed: bool,
+    /// Where checkpoints lie
+    #[arg(long, value_name = "DIR", env = "CARRETO_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ mod about;
 mod encode;
 mod image;
 mod migrate;
+mod store;
 
 use crate::args::{Args, Command, FormatArgs, Global};
 use crate::progress::Progress;
@@ -62,6 +63,7 @@ async fn run_with(
         Command::Measure { image, to, format } => {
             encode::measure(setup, &image, to, &format, output).await
         }
+        Command::Store { command } => store::run(setup, &command, output, progress).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

@@ -41,6 +41,8 @@ mod report;
 mod run;
 mod setup;
 mod spec;
+mod store_admin;
+mod store_probe;
 mod system;
 mod target;
 mod watchdog;
@@ -62,6 +64,8 @@ pub use report::{CopyTotals, ErrorReport, Report, Status, VerifyTotals};
 pub use run::migrate;
 pub use setup::{Observer, Quiet, RunEvent, Setup};
 pub use spec::{ImageSpec, JobSpec, Role, Verify};
+pub use store_admin::{GcReport, GcSpec, UploadEntry, UploadFate, store_gc};
+pub use store_probe::{ProbeFinding, ProbeReport, store_probe};
 pub use target::TargetState;
 
 /// The examples of the README, as tests.

@@ -7,6 +7,7 @@
 //! shared credentials file of the AWS tools lies between the last two. Credentials are one field,
 //! so a key never meets the secret of another layer.
 
+mod checksum;
 mod env;
 mod file;
 mod profile;
@@ -14,6 +15,7 @@ mod provider;
 mod secret;
 mod settings;
 
+pub use checksum::Checksum;
 pub use provider::{CredentialProvider, Provider};
 pub use secret::Secret;
 pub use settings::{Credentials, StoreSettings};

@@ -12,9 +12,12 @@ mod config;
 mod object;
 mod url;
 
+pub use config::Checksum;
 pub use config::{CredentialProvider, Credentials, Provider, Secret, StoreConfig, StoreSettings};
+pub use object::{Finding, StoreProbe, Verdict};
 pub use object::{MAX_PARTS, MIN_PART, ObjectFacts, ObjectUpload};
 pub use object::{ObjectSource, ObjectStoreHandle, ObjectStores};
+pub use object::{PendingUpload, PendingUploads, SentParts, StoreAdmin, StorePlace};
 pub use object::{SilentObserver, StoreEvent, StoreObserver};
 pub use url::{Location, ObjectUrl, Scheme};
 

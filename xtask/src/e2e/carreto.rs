@@ -2,7 +2,7 @@
 
 use super::disk;
 use super::images::Image;
-use super::process::{self, Outcome};
+use super::process::{self, Outcome, Running};
 use crate::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,8 @@ pub(crate) struct Carreto {
     program: PathBuf,
     state: PathBuf,
     environment: Vec<(String, String)>,
+    /// A program that runs it, with its options.
+    wrapper: Vec<String>,
 }
 
 impl Carreto {
@@ -25,7 +27,8 @@ impl Carreto {
             process::show(process::cargo(root).args(arguments))?;
             target.join("release/carreto")
         };
-        Ok(Self { program, state: folder.join("state"), environment: Vec::new() })
+        let (environment, wrapper) = (Vec::new(), Vec::new());
+        Ok(Self { program, state: folder.join("state"), environment, wrapper })
     }
 
     /// The same command with further variables.
@@ -33,9 +36,35 @@ impl Carreto {
         Self { environment, ..self.clone() }
     }
 
+    /// The same command with one variable more, or with another value of it.
+    pub(crate) fn with_variable(&self, name: &str, value: &str) -> Self {
+        let mut environment = self.environment.clone();
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), value.to_owned()));
+        self.with_environment(environment)
+    }
+
+    /// The same command with its state in `state`.
+    pub(crate) fn with_state(&self, state: PathBuf) -> Self {
+        Self { state, ..self.clone() }
+    }
+
+    /// The same command, run by another.
+    pub(crate) fn run_by(&self, wrapper: &[&str]) -> Self {
+        let wrapper = wrapper.iter().map(ToString::to_string).collect();
+        Self { wrapper, ..self.clone() }
+    }
+
     /// The command with nothing of the user's stores and settings in its environment.
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.wrapper.split_first() {
+            Some((program, options)) => {
+                let mut command = Command::new(program);
+                command.args(options).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("AWS_") || text.starts_with("CARRETO_") {
@@ -45,6 +74,11 @@ impl Carreto {
         command.env("XDG_CONFIG_HOME", self.state.join("config"));
         command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// What it says it is.
+    pub(crate) fn version(&self) -> Result<String> {
+        Ok(self.expect(0, &["--version"])?.stdout.trim().to_owned())
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<Outcome> {
@@ -75,14 +109,9 @@ impl Carreto {
         Ok(arguments)
     }
 
-    /// A migration that is not waited for.
-    pub(crate) fn spawn_migration(
-        &self,
-        image: &str,
-        target: &Path,
-        more: &[&str],
-    ) -> Result<std::process::Child> {
-        self.spawn(&self.migration(image, target, more)?)
+    /// The arguments of a command that has a checkpoint.
+    pub(crate) fn job<'a>(&'a self, words: &[&'a str], more: &[&'a str]) -> Result<Vec<&'a str>> {
+        Ok([words, &["--state-dir", text(&self.state)?], more].concat())
     }
 
     /// Where its state lies.
@@ -91,13 +120,8 @@ impl Carreto {
     }
 
     /// A command that is not waited for.
-    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<std::process::Child> {
-        let mut command = self.command();
-        command.args(arguments);
-        command.stdin(std::process::Stdio::null());
-        command.stdout(std::process::Stdio::null());
-        command.stderr(std::process::Stdio::null());
-        Ok(command.spawn()?)
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<Running> {
+        process::spawn(self.command().args(arguments))
     }
 
     /// Migrates `location` of `image` to the new file `target` and compares it byte for byte.

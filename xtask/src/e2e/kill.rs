@@ -44,12 +44,9 @@ fn torture(carreto: &Carreto, image: &Image, target: &Path, rng: &mut Rng) -> Re
     let rate = (stored / SECONDS).to_string();
     let mut kills = 0;
     for _ in 0..KILLS {
-        let mut child = carreto.spawn_migration(source, target, &["--limit-rate", &rate])?;
+        let run = carreto.spawn(&carreto.migration(source, target, &["--limit-rate", &rate])?)?;
         sleep(Duration::from_millis(50 + rng.below(900)));
-        // SIGKILL: nothing of the program runs after it.
-        child.kill()?;
-        let status = child.wait()?;
-        match status.code() {
+        match run.kill()?.status.code() {
             Some(0) => break,
             Some(code) => return Err(format!("a rerun ended with exit {code}").into()),
             None => kills += 1,

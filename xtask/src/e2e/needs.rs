@@ -1,7 +1,7 @@
 //! What suites need of the machine: looked for, installed where that is possible, and otherwise
 //! named together with the way to get it.
 
-use super::{minio, process};
+use super::{install, process, server};
 use crate::Result;
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,8 +16,17 @@ pub(crate) enum Need {
     },
     /// The rights to make and mount devices.
     Root,
-    /// The Go that builds MinIO, unless a server is there.
-    Minio,
+    /// The Go that builds servers, unless the user named one.
+    Go,
+}
+
+/// What is there now.
+#[derive(Debug, Default)]
+pub(crate) struct Provided {
+    /// Versions worth reporting.
+    pub(crate) versions: Vec<String>,
+    /// What had to be installed.
+    pub(crate) installed: Vec<String>,
 }
 
 pub(crate) const QEMU: Need = Need::Programs {
@@ -31,7 +40,17 @@ pub(crate) const LOOP: Need = Need::Programs {
     version: None,
 };
 pub(crate) const ROOT: Need = Need::Root;
-pub(crate) const MINIO: Need = Need::Minio;
+pub(crate) const FAKETIME: Need = Need::Programs {
+    programs: &["faketime"],
+    packages: &["faketime"],
+    version: Some(&["faketime", "--version"]),
+};
+pub(crate) const CURL: Need = Need::Programs {
+    programs: &["curl"],
+    packages: &["ca-certificates", "curl"],
+    version: Some(&["curl", "--version"]),
+};
+pub(crate) const GO: Need = Need::Go;
 
 /// Whether a machine runs this, which must never leave a suite out.
 pub(crate) fn is_ci() -> bool {
@@ -39,32 +58,37 @@ pub(crate) fn is_ci() -> bool {
 }
 
 impl Need {
-    /// Makes sure that it is there and returns the versions worth reporting.
-    pub(crate) fn provide(&self) -> Result<Vec<String>> {
+    /// Makes sure that it is there.
+    pub(crate) fn provide(&self) -> Result<Provided> {
         match self {
             Self::Programs { programs, packages, version } => {
-                install(programs, packages)?;
-                version.map(first_line).into_iter().collect()
+                let installed = install(programs, packages)?;
+                let versions = version.map(first_line).into_iter().collect::<Result<_>>()?;
+                Ok(Provided { versions, installed: installed.into_iter().collect() })
             }
-            Self::Root if is_root() => Ok(Vec::new()),
+            Self::Root if is_root() => Ok(Provided::default()),
             Self::Root => Err("it needs root: run it with sudo".into()),
-            Self::Minio => {
-                if minio::external().is_none() && minio::go().is_none() {
-                    return Err("MinIO is built with Go: install Go 1.24 or newer \
-                                (https://go.dev/dl/), or set CARRETO_E2E_S3"
-                        .into());
-                }
-                Ok(Vec::new())
+            Self::Go if server::external().is_some() => Ok(Provided::default()),
+            Self::Go => {
+                let go = install::go().ok_or(
+                    "servers are built with Go: install Go 1.24 or newer (https://go.dev/dl/), \
+                     or set CARRETO_E2E_S3",
+                )?;
+                let go = go.to_str().ok_or("the path of Go is not UTF-8")?;
+                let versions = vec![first_line(&[go, "version"])?];
+                Ok(Provided { versions, installed: Vec::new() })
             }
         }
     }
 }
 
-/// The first line that a program prints.
+/// The first line with text that a program prints, without what it was linked with.
 pub(crate) fn first_line(command: &[&str]) -> Result<String> {
     let (program, arguments) = command.split_first().ok_or("an empty command")?;
     let text = process::succeed(Command::new(program).args(arguments))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let line = text.lines().find(|line| !line.is_empty()).unwrap_or_default();
+    let linked = line.find(" libcurl").unwrap_or(line.len());
+    Ok(line[..linked].to_owned())
 }
 
 fn is_root() -> bool {
@@ -72,10 +96,11 @@ fn is_root() -> bool {
     user.is_ok_and(|user| user.trim() == "0")
 }
 
-fn install(programs: &[&str], packages: &[&str]) -> Result<()> {
+/// Returns what it had to do.
+fn install(programs: &[&str], packages: &[&str]) -> Result<Option<String>> {
     let missing = |programs: &[&str]| programs.iter().any(|program| find(program).is_none());
     if !missing(programs) {
-        return Ok(());
+        return Ok(None);
     }
     let line = format!("apt-get install {}", packages.join(" "));
     if !is_root() || find("apt-get").is_none() {
@@ -95,7 +120,7 @@ fn install(programs: &[&str], packages: &[&str]) -> Result<()> {
     if missing(programs) {
         return Err(format!("{line} did not bring {}", programs.join(", ")).into());
     }
-    Ok(())
+    Ok(Some(line))
 }
 
 /// Where a program lies, the folders of the administrator included.
@@ -121,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_first_line_is_the_version() {
-        let line = first_line(&["sh", "-c", "echo version 1; echo more"]);
+        let line = first_line(&["sh", "-c", "echo; echo version 1 libcurl/2; echo more"]);
         assert_eq!(line.expect("it runs"), "version 1");
     }
 }

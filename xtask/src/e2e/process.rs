@@ -2,9 +2,10 @@
 
 use crate::Result;
 use cargo_metadata::MetadataCommand;
+use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,34 +31,72 @@ impl Outcome {
     }
 }
 
-/// Runs `command` to its end, without input.
-pub(crate) fn run(command: &mut Command) -> Result<Outcome> {
-    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-    let mut child = command
+/// A program that runs.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    stdout: File,
+    stderr: File,
+    started: Instant,
+}
+
+/// Starts `command` without input; what it prints is kept.
+pub(crate) fn spawn(command: &mut Command) -> Result<Running> {
+    let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let child = command
         .stdin(Stdio::null())
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?)
         .spawn()
         .map_err(|error| format!("{}: {error}", name(command)))?;
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > TIMEOUT {
-            child.kill()?;
-            child.wait()?;
-            return Err(format!("{} hangs: {command:?}", name(command)).into());
-        }
-        sleep(POLL);
-    };
-    let text = |file: &mut std::fs::File| -> Result<String> {
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    Ok(Outcome { status, stdout: text(&mut stdout)?, stderr: text(&mut stderr)? })
+    Ok(Running { name: name(command), child, stdout, stderr, started: Instant::now() })
+}
+
+impl Running {
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL: nothing of the program runs after it.
+    pub(crate) fn kill(mut self) -> Result<Outcome> {
+        self.child.kill()?;
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Result<Outcome> {
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if self.started.elapsed() > TIMEOUT {
+                self.child.kill()?;
+                self.child.wait()?;
+                return Err(format!("{} hangs", self.name).into());
+            }
+            sleep(POLL);
+        };
+        Ok(Outcome { status, stdout: text(&mut self.stdout)?, stderr: text(&mut self.stderr)? })
+    }
+}
+
+fn text(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Runs `command` to its end, without input.
+pub(crate) fn run(command: &mut Command) -> Result<Outcome> {
+    let done = spawn(command)?.wait();
+    done.map_err(|error| format!("{error}: {command:?}").into())
 }
 
 /// Runs `command`, which must succeed, and returns what it printed.

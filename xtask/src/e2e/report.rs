@@ -10,6 +10,8 @@ pub(crate) struct Tally {
     passed: usize,
     failures: Vec<String>,
     skipped: Option<String>,
+    /// What the reader should know, such as steps that did not run.
+    notes: Vec<String>,
     started: Instant,
     took: Duration,
 }
@@ -22,6 +24,7 @@ impl Tally {
             passed: 0,
             failures: Vec::new(),
             skipped: None,
+            notes: Vec::new(),
             started: Instant::now(),
             took: Duration::ZERO,
         }
@@ -43,6 +46,12 @@ impl Tally {
         self.passed += count;
     }
 
+    /// Tells something at once and again at the end.
+    pub(crate) fn note(&mut self, text: &str) {
+        println!("{}: {text}", self.suite);
+        self.notes.push(text.to_owned());
+    }
+
     pub(crate) fn skip(&mut self, reason: &str) {
         println!("SKIPPED {}: {reason}", self.suite);
         self.skipped = Some(reason.to_owned());
@@ -61,12 +70,35 @@ impl Tally {
     }
 }
 
+/// What the suites ran with.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings {
+    /// Of servers and tools.
+    pub(crate) versions: Vec<String>,
+    /// What this run installed.
+    pub(crate) installed: Vec<String>,
+    /// How long all of it took, building included.
+    pub(crate) total: Duration,
+}
+
 /// Prints the table; an error when anything failed.
-pub(crate) fn print(tallies: &[Tally], versions: &[String]) -> Result<()> {
+pub(crate) fn print(tallies: &[Tally], with: &Surroundings) -> Result<()> {
     println!("\n{}", table(tallies));
-    for version in versions {
+    for version in &with.versions {
         println!("with {version}");
     }
+    for installed in &with.installed {
+        println!("installed by: {installed}");
+    }
+    if with.installed.is_empty() {
+        println!("nothing had to be installed");
+    }
+    for tally in tallies {
+        for note in &tally.notes {
+            println!("{}: {note}", tally.suite);
+        }
+    }
+    println!("all suites and builds: {:.0} s", with.total.as_secs_f32());
     for tally in tallies {
         for failure in &tally.failures {
             println!("FAILED {}: {failure}", tally.suite);
@@ -80,14 +112,14 @@ pub(crate) fn print(tallies: &[Tally], versions: &[String]) -> Result<()> {
 }
 
 fn table(tallies: &[Tally]) -> String {
-    let mut text = String::from("suite     passed  failed  seconds\n");
+    let mut text = String::from("suite         passed  failed  seconds\n");
     for tally in tallies {
         let (passed, failed) = (tally.passed, tally.failures.len());
         let seconds = tally.took.as_secs_f32();
         let note = tally.skipped.as_deref().map_or("", |_| "  SKIPPED");
         let suite = tally.suite;
         // Writing into a string does not fail.
-        let _ = writeln!(text, "{suite:<8} {passed:>7} {failed:>7} {seconds:>8.1}{note}");
+        let _ = writeln!(text, "{suite:<12} {passed:>7} {failed:>7} {seconds:>8.1}{note}");
     }
     text
 }
@@ -103,15 +135,15 @@ mod tests {
         tally.check("bad", Err("broken".into()));
         let tally = tally.finish();
         assert_eq!((tally.passed, tally.failures.len()), (1, 1));
-        assert!(print(&[tally], &[]).is_err());
+        assert!(print(&[tally], &Surroundings::default()).is_err());
     }
 
     #[test]
     fn a_suite_that_checked_nothing_has_failed() {
-        assert!(print(&[Tally::new("empty").finish()], &[]).is_err());
+        assert!(print(&[Tally::new("empty").finish()], &Surroundings::default()).is_err());
         let mut good = Tally::new("good");
         good.check("a check", Ok(()));
-        assert!(print(&[good.finish()], &[]).is_ok());
+        assert!(print(&[good.finish()], &Surroundings::default()).is_ok());
     }
 
     #[test]
@@ -120,6 +152,6 @@ mod tests {
         tally.skip("not root");
         let tally = tally.finish();
         assert!(table(std::slice::from_ref(&tally)).contains("SKIPPED"));
-        assert!(print(&[tally], &[]).is_ok());
+        assert!(print(&[tally], &Surroundings::default()).is_ok());
     }
 }

@@ -12,6 +12,8 @@ use carreto_error::{Error, Kind, Result};
 const HEADER_LEN: u32 = 112;
 /// QEMU refuses larger L1 tables.
 const MAX_L1: u64 = 32 << 20;
+/// QEMU refuses larger refcount tables.
+const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const INCOMPATIBLE_COMPRESSION: u64 = 1 << 3;
@@ -34,14 +36,15 @@ pub(super) struct Qcow2 {
 
 impl Qcow2 {
     /// # Errors
-    /// `Limit` when the L1 table would be larger than readers accept.
+    /// `Limit` when the L1 table, or the refcount table of a full disk, would be larger than
+    /// readers accept.
     pub(super) fn new(options: &WriteOptions, size: u64) -> Result<Self> {
         let cluster = options.cluster_size();
         // Smaller units than sectors do not exist for a guest.
         let source = size;
         let size = size.checked_next_multiple_of(512).ok_or_else(|| too_large(size, cluster))?;
         let entries = size.div_ceil(cluster * (cluster / 8));
-        if entries * 8 > MAX_L1 {
+        if entries * 8 > MAX_L1 || most_refcount_table(size, cluster) > MAX_REFCOUNT_TABLE {
             return Err(too_large(size, cluster));
         }
         let l1 = vec![0; usize::try_from(entries).unwrap_or(usize::MAX)];
@@ -209,9 +212,20 @@ fn feature_names() -> Vec<u8> {
     extension
 }
 
+/// The bytes of the refcount table when every cluster of the disk is stored.
+fn most_refcount_table(size: u64, cluster: u64) -> u64 {
+    let (guest, cluster) = (u128::from(size.div_ceil(cluster)), u128::from(cluster));
+    // L2 tables and the L1 table; refcount blocks count themselves.
+    let tables = guest.div_ceil(cluster / 8) + 1;
+    let clusters = guest + 2 * tables + 4;
+    let blocks = (clusters + clusters / (cluster / 2) + 1).div_ceil(cluster / 2) + 1;
+    u64::try_from(blocks * 8).unwrap_or(u64::MAX)
+}
+
 fn too_large(size: u64, cluster: u64) -> Error {
     let text = format!(
-        "a disk of {size} bytes in clusters of {cluster} needs an L1 table above {MAX_L1} bytes"
+        "a disk of {size} bytes in clusters of {cluster} needs larger tables than readers accept: \
+         choose larger clusters"
     );
     Error::new(Kind::Limit, text)
 }

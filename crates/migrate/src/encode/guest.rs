@@ -36,7 +36,17 @@ pub(super) async fn guest(
     match setup.stop.race(open).await {
         Ok(guest) => {
             report.learn(&guest.facts);
-            Ok(Some(guest))
+            let files = guest.opened.files().len();
+            if files == 1 {
+                return Ok(Some(guest));
+            }
+            let text = format!(
+                "the image has {files} files, and only the one that was named is moved: use \
+                 --as to make one of them"
+            );
+            setup.note(&text);
+            report.warn("other_files_needed", text);
+            Ok(None)
         }
         Err(error) if is_about_the_image(&error) && is_anything(&spec.image) => {
             let text = format!("the file cannot be read as an image: {}", chain_text(&error));

@@ -16,6 +16,7 @@ use carreto_block::{ByteRange, Source};
 use carreto_error::{Error, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, encoder};
 use carreto_formats::{Format, Limits};
+use carreto_store::MAX_PARTS;
 use carreto_transfer::{ContentDigest, CopyOptions, Engine, PartsDone};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub async fn encode(setup: &Setup, spec: &EncodeSpec) -> (EncodeReport, Result<(
     let _watchdog =
         Watchdog::start(setup.stop.clone(), pulse.clone(), spec.timeout, spec.stall_timeout);
     let engine = setup.engine(CopyOptions {
-        // The other half is for parts on their way.
+        // The rest is for parts: one that is filled, and those on their way.
         memory: spec.memory / 2,
         rate: spec.limit_rate,
         digest: false,
@@ -90,6 +91,8 @@ impl Run<'_> {
         let path = job.parts_path();
         goal.expect_other(&origin.opened)?;
         let stamp = origin.opened.image.stamp().await?.0;
+        // The metadata was read before: a rerun that finds this stamp trusts what was read of it.
+        self.setup.stop.race(origin.opened.expect_unchanged()).await?;
         let start = Start {
             spec: self.spec,
             goal: &goal,
@@ -228,14 +231,14 @@ impl Run<'_> {
     }
 
     fn writer(&self, started: Started, report: &mut EncodeReport) -> Result<(Writer, PartsDone)> {
-        let Started { options, header, journal, done, sink, .. } = started;
+        let Started { options, header, journal, done, sink, partial } = started;
         let (encoder, packer) = encoder(&options, header.size)?;
         report.virtual_size = Some(encoder.virtual_size());
         report.resumed_bytes += done.parts.values().map(|part| part.len).sum::<u64>();
         let indices = done.parts.keys().copied().collect();
         let assembly = Assembly::new(header.part_size, encoder.head_len(), indices);
         let parts = done.parts.clone();
-        let parallel = (self.spec.memory / 2 / header.part_size).clamp(1, 16);
+        let parallel = (self.spec.memory / 4 / header.part_size).clamp(1, 16);
         let writer = Writer {
             encoder,
             packer,
@@ -243,6 +246,7 @@ impl Run<'_> {
             journal,
             assembly,
             part_size: header.part_size,
+            most_parts: if partial.is_some() { u64::MAX } else { MAX_PARTS },
             parallel: usize::try_from(parallel).unwrap_or(1),
             parts,
             expected: None,

@@ -7,14 +7,16 @@ use bytes::Bytes;
 use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
 use carreto_store::{ObjectStoreHandle, ObjectUpload};
 use carreto_transfer::DonePart;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{
+    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with,
+};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes parts in any order; nothing looks whole before [`Sink::finish`].
 #[async_trait]
@@ -62,11 +64,12 @@ impl FileSink {
             std::fs::rename(target, &partial).map_err(fail)?;
         }
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-        let file = file.map_err(fail)?;
+        options.read(true).write(true).create(true).truncate(false);
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(&partial).map_err(fail)?;
         let found = file.metadata().map_err(fail)?;
-        if !found.is_file() {
-            let text = "the unfinished file is no regular file";
+        if !found.is_file() || found.nlink() != 1 {
+            let text = "the unfinished file is no regular file with this name alone";
             return Err(Error::new(Kind::TargetUnusable, text).path(partial.display().to_string()));
         }
         // Another image may be on its way to the same name.
@@ -116,6 +119,26 @@ fn rename_only(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Makes sure that nothing but zeros is left in a part: another run may have written there.
+fn zero(file: &File, offset: u64, len: u64) -> std::io::Result<()> {
+    let end = file.metadata()?.len().min(offset + len);
+    if end <= offset {
+        return Ok(());
+    }
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if fallocate(file, punch, offset, end - offset).is_ok() {
+        return Ok(());
+    }
+    let zeros = [0; 16 << 10];
+    let mut at = offset;
+    while at < end {
+        let now = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(&zeros[..now], at)?;
+        at += now as u64;
+    }
+    Ok(())
+}
+
 /// Whether the file under the final name is the one that `earlier` names: the run that gave it
 /// its name ended before it could note that.
 pub(super) fn finished_earlier(target: &Path, earlier: Option<&str>) -> bool {
@@ -147,8 +170,7 @@ impl Sink for FileSink {
 
     async fn put(&self, _index: u64, offset: u64, content: Content) -> Result<String> {
         self.on_thread("write", move |file| match content {
-            // The file ends before, or has a hole there: parts never change.
-            Content::Zeros(_) => Ok(String::new()),
+            Content::Zeros(len) => zero(file, offset, len).map(|()| String::new()),
             Content::Bytes(bytes) => file.write_all_at(&bytes, offset).map(|()| String::new()),
         })
         .await
@@ -197,6 +219,8 @@ impl Sink for FileSink {
 pub(super) struct ObjectSink {
     handle: ObjectStoreHandle,
     upload: ObjectUpload,
+    /// As many zeros as a part of them has had; all such parts share them.
+    zeros: Mutex<Bytes>,
     replace: bool,
     /// The store has taken a part in this run, so the upload was not completed before.
     alive: AtomicBool,
@@ -215,7 +239,15 @@ impl ObjectSink {
             None => handle.begin_upload().await?,
         };
         let (alive, forgotten) = (AtomicBool::new(earlier.is_none()), AtomicBool::new(false));
-        Ok(Self { handle, upload, replace, alive, forgotten })
+        Ok(Self { handle, upload, replace, zeros: Mutex::default(), alive, forgotten })
+    }
+
+    fn zeros(&self, len: usize) -> Bytes {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        if zeros.len() < len {
+            *zeros = Bytes::from(vec![0; len]);
+        }
+        zeros.slice(..len)
     }
 
     /// Takes note when the store does not know the upload any more.
@@ -258,7 +290,7 @@ impl Sink for ObjectSink {
     async fn put(&self, index: u64, _offset: u64, content: Content) -> Result<String> {
         let bytes = match content {
             Content::Bytes(bytes) => Bytes::from(bytes),
-            Content::Zeros(len) => Bytes::from(vec![0; usize::try_from(len).unwrap_or(0)]),
+            Content::Zeros(len) => self.zeros(usize::try_from(len).unwrap_or(usize::MAX)),
         };
         let number = usize::try_from(index).unwrap_or(usize::MAX);
         let sent = self.judge(self.upload.put_part(number, bytes).await);

@@ -6,14 +6,16 @@ use crate::image::{self, Opened};
 use crate::{Setup, location, system};
 use carreto_error::{Error, IoSide, Kind, Result, chain_text};
 use carreto_formats::write::{OutputFormat, WriteOptions};
-use carreto_store::{LocalFile, Location, MAX_PARTS, ObjectStoreHandle};
-use carreto_transfer::{PartHeader, PartJournal, PartsDone};
+use carreto_store::{LocalFile, Location, MAX_PARTS, MIN_PART, ObjectStoreHandle};
+use carreto_transfer::{DonePart, PartHeader, PartJournal, PartsDone};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The bytes of a part where nothing asks for more: few requests, and small enough that a lost
 /// one costs little.
 const PART: u64 = 8 << 20;
+/// The largest part that stores take (Amazon S3 user guide, "Multipart upload limits").
+const MAX_PART: u64 = 5 << 30;
 /// Parts that a disk of the expected size is cut into at most; the rest is for a wrong guess.
 const PLANNED_PARTS: u64 = MAX_PARTS * 9 / 10;
 
@@ -136,6 +138,7 @@ impl Start<'_> {
         let Some((journal, header, mut done)) = PartJournal::resume(self.path)? else {
             return Err(Error::new(Kind::Internal, "the checkpoint vanished"));
         };
+        expect_sound(&header, &done)?;
         self.expect_own(&header, &done).await?;
         let (sink, partial) = self.goal.sink(Some(&header.upload), self.spec.replace).await?;
         let parts = std::mem::take(&mut done.parts);
@@ -210,8 +213,10 @@ impl Start<'_> {
         let WriteOptions { format: to, compress, level, cluster_size, align, .. } =
             &self.spec.output;
         let read = if self.spec.as_is { "file" } else { "disk" };
+        // Another version may compress to other bytes.
+        let version = env!("CARGO_PKG_VERSION");
         format!(
-            "{read} {}|{format}|{snapshot} to {}|{}|{compress:?}|{level:?}|{cluster_size:?}|{align}",
+            "{version} {read} {}|{format}|{snapshot} to {}|{}|{compress:?}|{level:?}|{cluster_size:?}|{align}",
             location::key(&image.location),
             location::key(&self.spec.target),
             to.name(),
@@ -224,23 +229,23 @@ impl Start<'_> {
             let (id, time) = drawn.split_once(' ')?;
             Some((u128::from_str_radix(id, 16).ok()?, time.parse().ok()?))
         };
-        let (id, time) = read().ok_or_else(|| {
-            Error::new(Kind::Io, "the checkpoint is damaged")
-                .remedied_by("run again with --restart to begin anew")
-        })?;
+        let (id, time) = read().ok_or_else(damaged)?;
         let name = self.spec.target.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(WriteOptions { id: id.to_be_bytes(), time, name, ..self.spec.output.clone() })
     }
 
     fn part_size(&self) -> Result<u64> {
         if let Some(asked) = self.spec.part_size {
-            if (carreto_store::MIN_PART..=5 << 30).contains(&asked) {
-                return Ok(asked);
+            if !(MIN_PART..=MAX_PART).contains(&asked) {
+                let text = format!("parts of {asked} bytes; stores take from 5 MiB to 5 GiB");
+                return Err(Error::new(Kind::Usage, text));
             }
-            let text = format!("parts of {asked} bytes; stores take from 5 MiB to 5 GiB");
-            return Err(Error::new(Kind::Usage, text));
+            return self.affordable(asked);
         }
-        if let Some(known) = self.known_parts {
+        let is_usable = |part: &u64| {
+            (MIN_PART..=MAX_PART).contains(part) && self.size.div_ceil(*part) <= MAX_PARTS
+        };
+        if let Some(known) = self.known_parts.filter(is_usable) {
             return Ok(known);
         }
         if let Goal::File(_) = self.goal {
@@ -251,8 +256,40 @@ impl Start<'_> {
             OutputFormat::Raw | OutputFormat::VhdFixed | OutputFormat::VhdDynamic => self.size,
             _ => self.allocated + self.allocated / 16 + self.size / 4096,
         };
-        Ok((bound / PLANNED_PARTS).next_multiple_of(1 << 20).max(PART))
+        let least = PART.min(self.spec.memory / 4).max(MIN_PART);
+        self.affordable((bound / PLANNED_PARTS).next_multiple_of(1 << 20).max(least))
     }
+
+    /// Makes sure that parts of the size fit into what is lent for them: one that is filled and
+    /// one on its way.
+    fn affordable(&self, part_size: u64) -> Result<u64> {
+        if part_size <= self.spec.memory / 4 {
+            return Ok(part_size);
+        }
+        let needed = part_size.saturating_mul(4);
+        let text = format!("parts of {part_size} bytes need {needed} bytes of memory");
+        let remedy = format!(
+            "give --memory {}M, or upload a compressed or sparse format with --as",
+            needed.div_ceil(1 << 20)
+        );
+        Err(Error::new(Kind::Limit, text).needed(needed).remedied_by(remedy))
+    }
+}
+
+/// Makes sure that nothing in a checkpoint is larger than a run could have made it.
+fn expect_sound(header: &PartHeader, done: &PartsDone) -> Result<()> {
+    let is_part = |(index, part): (&u64, &DonePart)| {
+        *index < u64::MAX / MAX_PART && part.len <= header.part_size
+    };
+    if (1..=MAX_PART).contains(&header.part_size) && done.parts.iter().all(is_part) {
+        return Ok(());
+    }
+    Err(damaged())
+}
+
+fn damaged() -> Error {
+    Error::new(Kind::Io, "the checkpoint is damaged")
+        .remedied_by("run again with --restart to begin anew")
 }
 
 pub(super) fn remove(path: &Path) -> Result<()> {

@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) journal: PartJournal,
     pub(super) assembly: Assembly,
     pub(super) part_size: u64,
+    /// So many parts the sink takes.
+    pub(super) most_parts: u64,
     /// Parts that are sent at once.
     pub(super) parallel: usize,
     /// The parts that have arrived.
@@ -105,7 +107,13 @@ impl Writer {
     fn forms_of(&self, item: &LaidItem) -> Result<Vec<Form>> {
         let most = item.range.len().div_ceil(self.encoder.unit());
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        forms_from_bytes(&item.layout, most).ok_or_else(laid_out_differently)
+        let forms = forms_from_bytes(&item.layout, most).ok_or_else(laid_out_differently)?;
+        // What does not shrink may grow by the frame of its codec.
+        let sound = |form: &Form| match form {
+            Form::Packed(len) => (1..=2 * self.encoder.unit()).contains(&u64::from(*len)),
+            Form::Zero | Form::Plain => true,
+        };
+        if forms.iter().all(sound) { Ok(forms) } else { Err(laid_out_differently()) }
     }
 
     /// Ends the file: gives its size, once all parts have arrived.
@@ -151,6 +159,11 @@ impl Writer {
 
     async fn send(&mut self, part: Part) -> Result<()> {
         self.land(self.parallel - 1).await?;
+        if part.index >= self.most_parts {
+            let text = format!("the object needs more than {} parts", self.most_parts);
+            let remedy = "run again with --restart and a larger --part-size";
+            return Err(Error::new(Kind::Limit, text).remedied_by(remedy));
+        }
         let (sink, offset) = (Arc::clone(&self.sink), part.index * self.part_size);
         let expected = self.expected.clone();
         self.flight.spawn(async move {

@@ -3,7 +3,7 @@
 //! Names as their own tools document them: the AWS SDK reference guide ("Environment variables"),
 //! Tencent Cloud CLI and COSCLI, Google Cloud client libraries, and the Azure CLI and `AzCopy`.
 
-use super::{Credentials, Secret, StoreSettings};
+use super::{Checksum, Credentials, Secret, StoreSettings};
 use crate::url::Scheme;
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -30,6 +30,23 @@ impl Variables {
                 Kind::Usage,
                 format!("the variable {name} is neither true nor false"),
             )),
+        }
+    }
+
+    /// The checksum by its name; `when_required` of the AWS tools' own variable is none.
+    fn checksum(&self, name: &str, tools: &str) -> Result<Option<Checksum>> {
+        let wrong = |name: &str, wanted: &str| {
+            Error::new(Kind::Usage, format!("the variable {name} is not {wanted}"))
+        };
+        if let Some(text) = self.0.get(name) {
+            let wanted = "auto, crc64nvme, sha256 or none";
+            return text.parse().map(Some).map_err(|()| wrong(name, wanted));
+        }
+        match self.0.get(tools).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None => Ok(None),
+            Some("when_supported") => Ok(Some(Checksum::Auto)),
+            Some("when_required") => Ok(Some(Checksum::None)),
+            Some(_) => Err(wrong(tools, "when_supported or when_required")),
         }
     }
 
@@ -89,6 +106,8 @@ fn aws(variables: &Variables) -> Result<StoreSettings> {
         allow_http: variables.flag("AWS_ALLOW_HTTP")?,
         virtual_host: variables.flag("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")?,
         anonymous: variables.flag("AWS_SKIP_SIGNATURE")?,
+        checksum: variables
+            .checksum("AWS_CHECKSUM_ALGORITHM", "AWS_REQUEST_CHECKSUM_CALCULATION")?,
         ..StoreSettings::default()
     })
 }
@@ -106,6 +125,7 @@ fn cos(variables: &Variables) -> Result<StoreSettings> {
         region: variables.first(&["COS_REGION", "TENCENTCLOUD_REGION"]),
         credentials: own.or(general),
         allow_http: variables.flag("COS_ALLOW_HTTP")?,
+        checksum: variables.checksum("COS_CHECKSUM_ALGORITHM", "")?,
         ..StoreSettings::default()
     })
 }

@@ -4,7 +4,7 @@
 //! does not like, and a value can be a secret in the wrong place.
 
 use super::settings::LONGEST;
-use super::{Credentials, Secret, StoreSettings};
+use super::{Checksum, Credentials, Secret, StoreSettings};
 use crate::url::Scheme;
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -126,6 +126,7 @@ impl Section {
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             part_size: self.number("part_size")?,
             accept_unversioned: self.flag("accept_unversioned")?,
+            checksum: self.checksum()?,
         };
         match self.fields.keys().next() {
             Some(name) => Err(usage(format!(
@@ -146,6 +147,13 @@ impl Section {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(self.wrong(name, "a string")),
         }
+    }
+
+    fn checksum(&mut self) -> Result<Option<Checksum>> {
+        let wanted = "\"auto\", \"crc64nvme\", \"sha256\" or \"none\"";
+        let text = self.text("checksum")?;
+        let parsed = text.map(|text| text.parse()).transpose();
+        parsed.map_err(|()| self.wrong("checksum", wanted))
     }
 
     fn secret(&mut self, name: &str) -> Result<Option<Secret>> {

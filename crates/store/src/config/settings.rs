@@ -1,6 +1,6 @@
 //! The settings of one store, and how two layers of them combine.
 
-use super::{Provider, Secret};
+use super::{Checksum, Provider, Secret};
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -137,6 +137,8 @@ pub struct StoreSettings {
     /// Reads objects that carry neither an `ETag` nor a time of modification. A change of such an
     /// object while it is read is noticed only when its size changes.
     pub accept_unversioned: Option<bool>,
+    /// With which checksum the parts of an upload are sent; S3 and COS only.
+    pub checksum: Option<Checksum>,
 }
 
 impl StoreSettings {
@@ -167,7 +169,8 @@ impl StoreSettings {
             min_progress,
             max_requests,
             part_size,
-            accept_unversioned
+            accept_unversioned,
+            checksum
         );
         let headers = over.headers.iter();
         self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));

@@ -2,13 +2,15 @@
 
 use super::failure;
 use super::keys::Keys;
+use super::raw::Raw;
 use super::redact::Redactor;
 use super::transport::{self, Connector, Contact};
-use crate::config::{Credentials, StoreSettings};
+use crate::config::{Checksum, Credentials, StoreSettings};
 use crate::url::{ObjectUrl, Scheme};
 use carreto_error::{Error, Kind, Result};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, Checksum as Algorithm};
 use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector as _;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::http::HttpBuilder;
 use object_store::multipart::MultipartStore;
@@ -20,11 +22,16 @@ use url::{Host, Url};
 pub(super) struct Built {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) multipart: Option<Arc<dyn MultipartStore>>,
+    /// The same store for uploads whose parts carry a checksum.
+    pub(super) summed: Vec<(Checksum, Arc<dyn MultipartStore>)>,
+    /// The bucket for requests that `object_store` does not make.
+    pub(super) raw: Option<Raw>,
 }
 
 impl Built {
     pub(super) fn both<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
-        Self { store: Arc::clone(&store) as _, multipart: Some(store) }
+        let multipart = Some(Arc::clone(&store) as _);
+        Self { store, multipart, summed: Vec::new(), raw: None }
     }
 }
 
@@ -66,20 +73,30 @@ impl Parts<'_> {
             None => None,
         };
         let virtual_host = self.virtual_host(endpoint.as_ref());
+        let region = region.as_deref().unwrap_or("us-east-1");
+        let connector = self.connector(endpoint.as_ref())?;
+        let client =
+            connector.connect(&ClientOptions::new()).map_err(|error| self.wrong(&error))?;
+        // TLS protects what is sent already; a second hash would cost half a core.
+        let sign_payload = endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(self.url.bucket())
-            .with_region(region.as_deref().unwrap_or("us-east-1"))
+            .with_region(region)
             .with_virtual_hosted_style_request(virtual_host)
             .with_retry(no_retries())
             .with_client_options(self.options()?)
-            .with_http_connector(self.connector(endpoint.as_ref())?)
-            // TLS protects what is sent already; a second hash would cost half a core.
-            .with_unsigned_payload(endpoint.as_ref().is_none_or(|url| url.scheme() == "https"));
+            .with_http_connector(connector)
+            .with_unsigned_payload(!sign_payload);
+        let mut base = self.aws_base(region, virtual_host);
         if let Some(mut endpoint) = endpoint {
             if virtual_host {
                 put_bucket_into_host(&mut endpoint, self.url.bucket())?;
             }
-            builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
+            let endpoint = endpoint.as_str().trim_end_matches('/');
+            builder = builder.with_endpoint(endpoint);
+            let below =
+                if virtual_host { String::new() } else { format!("/{}", self.url.bucket()) };
+            base = format!("{endpoint}{below}");
         }
         builder = match (self.credentials(), self.keys) {
             (None, _) => builder.with_skip_signature(true),
@@ -95,8 +112,35 @@ impl Parts<'_> {
             }
             (Some(_), _) => return Err(self.wrong_credentials("an access key and its secret")),
         };
-        let store = builder.build().map_err(|error| self.wrong(&error))?;
-        Ok(Built::both(Arc::new(store)))
+        let store = builder.clone().build().map_err(|error| self.wrong(&error))?;
+        let raw = Raw {
+            client,
+            base,
+            region: region.to_owned(),
+            credentials: self.credentials().map(|_| Arc::clone(store.credentials())),
+            sign_payload,
+            headers: transport::headers(self.settings)?,
+        };
+        let mut summed = Vec::new();
+        let algorithms =
+            [(Checksum::Crc64Nvme, Algorithm::CRC64NVME), (Checksum::Sha256, Algorithm::SHA256)];
+        for (checksum, algorithm) in algorithms {
+            let store = builder.clone().with_checksum_algorithm(algorithm).build();
+            let store = store.map_err(|error| self.wrong(&error))?;
+            summed.push((checksum, Arc::new(store) as _));
+        }
+        Ok(Built { summed, raw: Some(raw), ..Built::both(Arc::new(store)) })
+    }
+
+    /// The address of the bucket at Amazon ("Methods for accessing a general purpose bucket",
+    /// Amazon S3 user guide).
+    fn aws_base(&self, region: &str, virtual_host: bool) -> String {
+        let bucket = self.url.bucket();
+        if virtual_host {
+            format!("https://{bucket}.s3.{region}.amazonaws.com")
+        } else {
+            format!("https://s3.{region}.amazonaws.com/{bucket}")
+        }
     }
 
     fn google(&self) -> Result<Built> {
@@ -190,7 +234,7 @@ impl Parts<'_> {
             .with_http_connector(connector)
             .build()
             .map_err(|error| self.wrong(&error))?;
-        Ok(Built { store: Arc::new(store), multipart: None })
+        Ok(Built { store: Arc::new(store), multipart: None, summed: Vec::new(), raw: None })
     }
 
     /// The credentials, unless requests shall not be signed.

@@ -9,10 +9,15 @@ pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// A number that nobody can guess.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 /// Between half of `delay` and all of it, so that clients that failed together do not come back
 /// together.
 pub(super) fn jittered(delay: Duration) -> Duration {
-    let chance = RandomState::new().build_hasher().finish() % 1024;
+    let chance = random() % 1024;
     let share = u32::try_from(chance).unwrap_or(0);
     delay / 2 + delay / 2 * share / 1024
 }

@@ -149,8 +149,11 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
         }
         S::REQUEST_TIMEOUT | S::LOCKED | S::TOO_EARLY => (Kind::Unavailable, Again::Later),
         S::BAD_REQUEST if answer.is("RequestTimeout") => (Kind::Unavailable, Again::Later),
+        S::BAD_REQUEST if is_about_digests(answer) => (Kind::Mismatch, Again::Few),
         _ if has_expired(answer) => (Kind::Denied, Again::Expired),
-        S::BAD_REQUEST if is_about_credentials(answer) => (Kind::Denied, Again::Never),
+        S::BAD_REQUEST | S::NOT_FOUND if is_about_credentials(answer) => {
+            (Kind::Denied, Again::Never)
+        }
         S::UNAUTHORIZED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED => {
             (Kind::Denied, Again::Never)
         }
@@ -164,14 +167,22 @@ fn verdict(answer: &StatusAnswer) -> (Kind, Again) {
 }
 
 /// Codes that S3 sends with 400 although the credentials or the region are wrong ("List of error
-/// codes", Amazon S3 API reference).
+/// codes", Amazon S3 API reference), and the one of versitygw for an unknown key, sent with 404.
 fn is_about_credentials(answer: &StatusAnswer) -> bool {
-    const CODES: [&str; 4] = [
+    const CODES: [&str; 5] = [
         "AuthorizationHeaderMalformed",
         "AuthorizationQueryParametersError",
         "InvalidToken",
         "AccessDenied",
+        "XAdminUserNotFound",
     ];
+    CODES.iter().any(|code| answer.is(code))
+}
+
+/// Codes for bytes that are not the ones that their checksum was made of (same source).
+fn is_about_digests(answer: &StatusAnswer) -> bool {
+    const CODES: [&str; 3] =
+        ["BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"];
     CODES.iter().any(|code| answer.is(code))
 }
 
@@ -202,6 +213,7 @@ fn explain(answer: &StatusAnswer, kind: Kind, redactor: &Redactor) -> String {
         Kind::NotFound if answer.is("NoSuchBucket") => format!("there is no such bucket: {said}"),
         Kind::NotFound => format!("there is no such object: {said}"),
         Kind::Denied => format!("access is denied: {said}{clock}"),
+        Kind::Mismatch => format!("the bytes did not arrive as they were sent: {said}"),
         Kind::SourceChanged => format!("the object is not the one that was opened: {said}"),
         _ => format!("{said}{clock}"),
     }
@@ -212,6 +224,13 @@ fn remedy(answer: &StatusAnswer, kind: Kind) -> Option<String> {
         return Some(
             "get new temporary credentials, then run the same command again; credentials in a \
              file of profiles, unlike those in the environment, are read anew while a run goes on"
+                .to_owned(),
+        );
+    }
+    if kind == Kind::Mismatch {
+        return Some(
+            "check the memory and the network between here and the store; if every upload fails \
+             like this, the store computes checksums wrongly: set checksum = \"none\" for it"
                 .to_owned(),
         );
     }

@@ -3,11 +3,13 @@
 use super::event::StoreObserver;
 use super::failure::{self, Failure};
 use super::keys::Keys;
+use super::raw::Raw;
 use super::redact::Redactor;
 use super::retry::{Retry, Shared};
 use super::source::ObjectSource;
 use super::throttle::Throttle;
 use super::transport::Contact;
+use crate::config::Checksum;
 use crate::url::ObjectUrl;
 use bytes::Bytes;
 use carreto_error::{Error, Kind, Result};
@@ -24,6 +26,12 @@ pub(super) struct Bucket {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The same store for uploads in parts, where it takes them.
     pub(super) multipart: Option<Arc<dyn MultipartStore>>,
+    /// The same store for uploads whose parts carry a checksum.
+    pub(super) summed: Vec<(Checksum, Arc<dyn MultipartStore>)>,
+    /// The bucket for requests that `object_store` does not make.
+    pub(super) raw: Option<Raw>,
+    /// With which checksum uploads are begun.
+    pub(super) checksum: Checksum,
     pub(super) observer: Arc<dyn StoreObserver>,
     pub(super) redactor: Redactor,
     pub(super) contact: Arc<Contact>,

@@ -89,13 +89,16 @@ impl ObjectStores {
             }
             _ => None,
         };
-        let Built { store, multipart } = match url.scheme() {
+        let Built { store, multipart, summed, raw } = match url.scheme() {
             Scheme::Memory => Built::both(Arc::clone(&self.memory)),
             _ => build::store(url, &settings, &contact, &redactor, keys.as_ref())?,
         };
         Ok(Bucket {
             store,
             multipart,
+            summed,
+            raw,
+            checksum: settings.checksum.unwrap_or_default(),
             observer: Arc::clone(&self.observer),
             redactor,
             contact,

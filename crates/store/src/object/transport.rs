@@ -163,7 +163,8 @@ fn check_range(asked: &str, status: StatusCode, headers: &HeaderMap) -> Result<(
     }
     let found = text(headers, header::CONTENT_RANGE.as_str()).unwrap_or_default();
     let range = content_range(&found).filter(|(first, last, size)| {
-        asked_for(asked).is_some_and(|(start, end)| *first == start && *last == end.min(size - 1))
+        asked_for(asked, *size)
+            .is_some_and(|(start, end)| *first == start && *last == end.min(size - 1))
     });
     let Some((first, last, _)) = range else {
         let asked = asked.to_owned();
@@ -176,8 +177,11 @@ fn check_range(asked: &str, status: StatusCode, headers: &HeaderMap) -> Result<(
     }
 }
 
-/// The first and the last byte of a `Range: bytes=a-b` header that this crate sent.
-fn asked_for(header: &str) -> Option<(u64, u64)> {
+/// The first and the last byte of a `Range: bytes=a-b` or `bytes=-n` header that this crate sent.
+fn asked_for(header: &str, size: u64) -> Option<(u64, u64)> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+    if first.is_empty() {
+        return Some((size.saturating_sub(last.parse().ok()?), size.saturating_sub(1)));
+    }
     Some((first.parse().ok()?, last.parse().ok()?))
 }

@@ -8,6 +8,7 @@
 use super::failure::{Again, Failure};
 use super::handle::ObjectStoreHandle;
 use super::version::look;
+use crate::config::Checksum;
 use bytes::Bytes;
 use carreto_error::{Error, Kind, Result};
 use object_store::PutPayload;
@@ -15,6 +16,7 @@ use object_store::multipart::{MultipartStore, PartId};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The fewest bytes of a part that is not the last (Amazon S3 user guide, "Multipart upload
@@ -36,7 +38,14 @@ pub struct ObjectFacts {
 #[derive(Clone)]
 pub struct ObjectUpload {
     handle: ObjectStoreHandle,
+    /// Sends parts with the checksum of the upload, or without.
     store: Arc<dyn MultipartStore>,
+    /// Sends parts without; `None` when `store` does, or must not be replaced.
+    plain: Option<Arc<dyn MultipartStore>>,
+    /// The store refused a part with a checksum and took it without.
+    refused: Arc<AtomicBool>,
+    /// As [`Self::id`] gives it.
+    name: String,
     id: String,
 }
 
@@ -49,11 +58,58 @@ impl ObjectStoreHandle {
     /// # Errors
     /// `Unsupported` for web servers; else as [`Self::open`].
     pub async fn begin_upload(&self) -> Result<ObjectUpload> {
-        let store = self.multipart()?;
-        let begin = || store.create_multipart(&self.path);
-        let id = self.again(Duration::ZERO, begin).await;
-        let id = id.map_err(|error| self.place(error, "begin the upload"))?;
-        Ok(ObjectUpload { handle: self.clone(), store: Arc::clone(&store), id })
+        let wanted = match self.bucket.checksum {
+            Checksum::Auto => Checksum::Crc64Nvme,
+            other => other,
+        };
+        if self.summed(wanted).is_some() {
+            match self.begin_with(wanted).await {
+                Err(error) if self.may_go_without(&error) => {}
+                outcome => return outcome.map_err(|e| self.place(e, "begin the upload")),
+            }
+        }
+        let upload = self.begin_with(Checksum::None).await;
+        upload.map_err(|error| self.place(error, "begin the upload"))
+    }
+
+    async fn begin_with(&self, checksum: Checksum) -> Result<ObjectUpload> {
+        let store = match self.summed(checksum) {
+            Some(store) => store,
+            None => self.multipart()?,
+        };
+        let id = self.again(Duration::ZERO, || store.create_multipart(&self.path)).await?;
+        self.upload_named(match checksum {
+            Checksum::None => id,
+            checksum => format!("{checksum}:{id}"),
+        })
+    }
+
+    /// The upload that [`ObjectUpload::id`] names: the store's name for it, after the checksum
+    /// that its parts carry.
+    fn upload_named(&self, name: String) -> Result<ObjectUpload> {
+        let multipart = self.multipart()?;
+        let parts = name
+            .split_once(':')
+            .and_then(|(checksum, id)| Some((self.summed(checksum.parse().ok()?)?, id.to_owned())));
+        let (store, plain, id) = match parts {
+            Some((store, id)) if self.bucket.checksum == Checksum::Auto => {
+                (store, Some(multipart), id)
+            }
+            Some((store, id)) => (store, None, id),
+            None => (multipart, None, name.clone()),
+        };
+        Ok(ObjectUpload { handle: self.clone(), store, plain, refused: Arc::default(), name, id })
+    }
+
+    /// The store that sends parts with that checksum.
+    fn summed(&self, wanted: Checksum) -> Option<Arc<dyn MultipartStore>> {
+        let mut stores = self.bucket.summed.iter();
+        stores.find(|(checksum, _)| *checksum == wanted).map(|(_, store)| Arc::clone(store))
+    }
+
+    /// Whether a request may have been refused for its checksum, and may be made without.
+    fn may_go_without(&self, error: &Error) -> bool {
+        self.bucket.checksum == Checksum::Auto && is_refusal(error)
     }
 
     /// Goes on with an upload by its name. Makes no request.
@@ -61,7 +117,7 @@ impl ObjectStoreHandle {
     /// # Errors
     /// `Unsupported` for web servers.
     pub fn resume_upload(&self, id: impl Into<String>) -> Result<ObjectUpload> {
-        Ok(ObjectUpload { handle: self.clone(), store: self.multipart()?, id: id.into() })
+        self.upload_named(id.into())
     }
 
     /// What there is under the object's name, if anything.
@@ -118,9 +174,18 @@ impl ObjectStoreHandle {
 }
 
 impl ObjectUpload {
-    /// The store's name for the upload.
+    /// What another process goes on with by [`ObjectStoreHandle::resume_upload`]: the store's name
+    /// for the upload, after the checksum that its parts carry and a colon, if they carry one.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.name
+    }
+
+    /// The store's own name for the upload that [`Self::id`] called `id`.
+    pub fn id_in_store(id: &str) -> &str {
+        match id.split_once(':') {
+            Some((checksum, rest)) if checksum.parse::<Checksum>().is_ok() => rest,
+            _ => id,
+        }
     }
 
     /// Sends part `index`, counted from zero; gives the store's name for it. Sending a part again
@@ -129,16 +194,26 @@ impl ObjectUpload {
     /// Not cancel safe: a dropped call may or may not have stored the part.
     ///
     /// # Errors
-    /// `NotFound` when the upload was completed, aborted or has expired; else as
-    /// [`ObjectStoreHandle::open`].
+    /// `NotFound` when the upload was completed, aborted or has expired; `Mismatch` when the store
+    /// says again and again that other bytes arrived; else as [`ObjectStoreHandle::open`].
     pub async fn put_part(&self, index: usize, bytes: Bytes) -> Result<String> {
         // Sending has no progress to watch, so a slow line gets time by the size: 16 KiB/s.
         let extra = Duration::from_secs(bytes.len() as u64 >> 14);
-        let put = || {
-            let payload = PutPayload::from(bytes.clone());
-            self.store.put_part(&self.handle.path, &self.id, index, payload)
+        let put = |store: &Arc<dyn MultipartStore>| {
+            let (store, payload) = (Arc::clone(store), PutPayload::from(bytes.clone()));
+            async move { store.put_part(&self.handle.path, &self.id, index, payload).await }
         };
-        let part = self.handle.again(extra, put).await;
+        let without = self.plain.as_ref();
+        let known = without.filter(|_| self.refused.load(Ordering::Relaxed));
+        let first = known.unwrap_or(&self.store);
+        let part = match (self.handle.again(extra, || put(first)).await, without) {
+            (Err(error), Some(plain)) if known.is_none() && is_refusal(&error) => {
+                let part = self.handle.again(extra, || put(plain)).await;
+                self.refused.fetch_or(part.is_ok(), Ordering::Relaxed);
+                part
+            }
+            (part, _) => part,
+        };
         part.map(|part| part.content_id).map_err(|error| self.handle.place(error, "upload a part"))
     }
 
@@ -208,6 +283,11 @@ impl ObjectUpload {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the store understood a request and does not do what it asks for.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Usage | Kind::Unsupported)
 }
 
 /// Whether the `ETag` can be that of an object of so many parts. S3 and its likes append the

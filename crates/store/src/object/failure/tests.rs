@@ -39,6 +39,14 @@ fn what_does_not_pass_is_not_waited_for() {
 }
 
 #[test]
+fn an_unknown_key_is_no_missing_object() {
+    let body = "<Error><Code>XAdminUserNotFound</Code><Message>No user</Message></Error>";
+    assert_eq!(verdict_of(404, body), (Kind::Denied, Again::Never));
+    let body = "<Error><Code>NoSuchKey</Code></Error>";
+    assert_eq!(verdict_of(404, body), (Kind::NotFound, Again::Never));
+}
+
+#[test]
 fn answers_of_garbage_last_as_long_as_the_budget() {
     for kind in [HttpErrorKind::Unknown, HttpErrorKind::Decode, HttpErrorKind::Interrupted] {
         let error = HttpError::new(kind, Foreign("a garbled status line".into()));

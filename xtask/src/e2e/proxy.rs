@@ -1,0 +1,108 @@
+//! A proxy that counts: what a client really sent, which neither side knows when the other dies.
+
+use crate::Result;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+/// Hands on what it gets, on a port of its own, until it is dropped.
+pub(crate) struct Proxy {
+    address: String,
+    sent: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// In front of `server`, which is `host:port` and may come and go.
+    pub(crate) fn start(server: &str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?.to_string();
+        let (sent, ended) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (server, count, end) = (server.to_owned(), Arc::clone(&sent), Arc::clone(&ended));
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                if end.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Ok(client) = client {
+                    let (server, count) = (server.clone(), Arc::clone(&count));
+                    thread::spawn(move || connect(client, &server, &count));
+                }
+            }
+        });
+        Ok(Self { address, sent, ended })
+    }
+
+    /// Where it is reached.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The bytes that clients have sent so far, the heads of their requests among them.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // The thread sees the end when somebody comes; it does no harm when nobody can.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+/// Serves one client. A server that is away is a connection that ends at once.
+fn connect(client: TcpStream, server: &str, count: &AtomicU64) {
+    let Ok(server) = TcpStream::connect(server) else { return };
+    let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { return };
+    let back = thread::spawn(move || hand_on(from_server, to_client, &AtomicU64::new(0)));
+    hand_on(client, server, count);
+    // A thread that panicked has ended the connection too.
+    let _ = back.join();
+}
+
+/// Until one side ends, which ends the other.
+fn hand_on(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
+    let mut buf = vec![0; 64 << 10];
+    while let Ok(len @ 1..) = from.read(&mut buf) {
+        count.fetch_add(len as u64, Ordering::Relaxed);
+        if to.write_all(&buf[..len]).is_err() {
+            break;
+        }
+    }
+    // Both are gone already when this fails.
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_arrives_and_is_counted() {
+        let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = server.local_addr().expect("an address").to_string();
+        let echo = thread::spawn(move || {
+            let (mut client, _) = server.accept().expect("a client");
+            let mut bytes = [0; 5];
+            client.read_exact(&mut bytes).expect("five bytes");
+            client.write_all(&[&bytes[..], b"!"].concat()).expect("written");
+        });
+        let proxy = Proxy::start(&address).expect("it starts");
+        let host = proxy.url().replace("http://", "");
+        let mut client = TcpStream::connect(&host).expect("a connection");
+        client.write_all(b"hello").expect("written");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("read");
+        echo.join().expect("it echoes");
+        assert_eq!((answer.as_str(), proxy.sent()), ("hello!", 5));
+        // The server is gone: the connection ends without an answer.
+        let mut client = TcpStream::connect(&host).expect("a connection");
+        let mut answer = Vec::new();
+        assert!(client.read_to_end(&mut answer).map_or(0, |len| len) == 0);
+    }
+}
