@@ -140,6 +140,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         run: EncodeArgs,
     },
+    /// Say how large the file would be that convert makes of an image; reads no payload
+    #[command(after_help = "Examples:\n  \
+        carreto measure disk.qcow2 --to raw\n  \
+        carreto measure disk.raw --to vmdk --subformat streamOptimized --output json\n\n\
+        Sizes are upper bounds where data may turn out to be zeros or may be compressed.")]
+    Measure {
+        #[command(flatten)]
+        image: ImageArgs,
+        /// The format to write
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        to: OutputArg,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Look after an object store
     Store {
         #[command(subcommand)]

@@ -60,6 +60,9 @@ async fn run_with(
             let as_is = FormatArgs::default();
             encode::transfer(setup, &run, None, &as_is, output, progress).await
         }
+        Command::Measure { image, to, format } => {
+            encode::measure(setup, &image, to, &format, output).await
+        }
         Command::Store { command } => store::run(setup, &command, output, progress).await,
         Command::Measure { image, to, format } => {
             encode::measure(setup, &image, to, &format, output).await

@@ -15,7 +15,7 @@ fn first(op: Op, reply: Reply) -> Bench {
     )
 }
 
-/// SQLite's way: whichever request fails, and however, the object is there, once, and right.
+/// Whichever request fails, and however: the object is there, once, and right.
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_request_breaks_there_is_one_right_object() {
     for reply in [Reply::Lose, Reply::Break] {
@@ -53,7 +53,7 @@ async fn a_lost_answer_of_complete_is_settled_by_looking() {
     assert_eq!(bench.bucket.count(Op::Create), 1, "nothing was sent anew");
 }
 
-/// S3 says 200 before it knows (API reference, "CompleteMultipartUpload").
+/// S3 says 200 before it knows (API reference of `CompleteMultipartUpload`).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complete_that_fails_inside_a_success_is_asked_again() {
     let page = "<Error><Code>InternalError</Code><Message>We erred</Message></Error>";
