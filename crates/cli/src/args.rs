@@ -441,7 +441,7 @@ pub(crate) enum StoreCommand {
     carreto store gc s3://images/web --older-than 2d --yes\n\n\
     The age counts from the last part that was sent.")]
 pub(crate) struct GcArgs {
-    /// A bucket, or a folder of one: s3://bucket/folder, cos://bucket
+    /// A bucket, or a folder of one: `s3://bucket/folder`, `cos://bucket`
     #[arg(value_parser = location())]
     pub(crate) place: String,
     /// The age from which an upload counts as abandoned; one under way elsewhere is younger

@@ -46,8 +46,9 @@ pub struct ObjectUpload {
     /// The store refused a part with a checksum and took it without.
     refused: Arc<AtomicBool>,
     /// As [`Self::id`] gives it.
-    name: String,
     id: String,
+    /// The store's own name.
+    in_store: String,
 }
 
 impl ObjectStoreHandle {
@@ -99,7 +100,14 @@ impl ObjectStoreHandle {
             Some((store, id)) => (store, None, id),
             None => (multipart, None, name.clone()),
         };
-        Ok(ObjectUpload { handle: self.clone(), store, plain, refused: Arc::default(), name, id })
+        Ok(ObjectUpload {
+            handle: self.clone(),
+            store,
+            plain,
+            refused: Arc::default(),
+            id: name,
+            in_store: id,
+        })
     }
 
     /// The store that sends parts with that checksum.
@@ -178,7 +186,7 @@ impl ObjectUpload {
     /// What another process goes on with by [`ObjectStoreHandle::resume_upload`]: the store's name
     /// for the upload, after the checksum that its parts carry and a colon, if they carry one.
     pub fn id(&self) -> &str {
-        &self.name
+        &self.id
     }
 
     /// The store's own name for the upload that [`Self::id`] called `id`.
@@ -202,7 +210,7 @@ impl ObjectUpload {
         let extra = Duration::from_secs(bytes.len() as u64 >> 14);
         let put = |store: &Arc<dyn MultipartStore>| {
             let (store, payload) = (Arc::clone(store), PutPayload::from(bytes.clone()));
-            async move { store.put_part(&self.handle.path, &self.id, index, payload).await }
+            async move { store.put_part(&self.handle.path, &self.in_store, index, payload).await }
         };
         let without = self.plain.as_ref();
         let known = without.filter(|_| self.refused.load(Ordering::Relaxed));
@@ -270,7 +278,7 @@ impl ObjectUpload {
         let _permit = self.handle.bucket.permit().await?;
         let part = |id: &String| PartId { content_id: id.clone() };
         let parts = parts.iter().map(part).collect();
-        let complete = self.store.complete_multipart(&self.handle.path, &self.id, parts);
+        let complete = self.store.complete_multipart(&self.handle.path, &self.in_store, parts);
         // Stores put large objects together for minutes.
         let extra = Duration::from_mins(10);
         Ok(self.handle.once(extra, complete).await.map(|made| made.e_tag))
@@ -298,7 +306,7 @@ impl ObjectUpload {
     /// # Errors
     /// As [`ObjectStoreHandle::open`], except `NotFound`.
     pub async fn abort(&self) -> Result<()> {
-        let abort = || self.store.abort_multipart(&self.handle.path, &self.id);
+        let abort = || self.store.abort_multipart(&self.handle.path, &self.in_store);
         match self.handle.again(Duration::ZERO, abort).await {
             Err(error) if error.kind() != Kind::NotFound => {
                 Err(self.handle.place(error, "abort the upload"))
