@@ -230,8 +230,8 @@ impl ImageArgs {
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// A block device, an NBD export (nbd://HOST/NAME), or a file; a missing file is created with
-    /// the image's virtual size
+    /// A block device, the URL of an NBD export, or a file; a missing file is created with the
+    /// image's virtual size
     pub(crate) target: PathBuf,
     /// What the disk will be used for
     #[arg(long, value_enum)]

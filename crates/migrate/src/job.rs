@@ -19,7 +19,7 @@ pub(crate) struct Job {
     /// Held open for its lock.
     _lock: File,
     /// The same for the target, where nothing else keeps others away.
-    _target: Option<File>,
+    _target: Option<Box<Self>>,
 }
 
 /// What a journal must agree with to be continued.
@@ -163,7 +163,7 @@ impl Job {
             Kind::Locked => error.wrap("another run writes to the same export"),
             _ => error,
         })?;
-        Ok(Self { _target: Some(other._lock), ..self })
+        Ok(Self { _target: Some(Box::new(other)), ..self })
     }
 
     /// Where the journal of the job that `spec` describes lies, if there is one.
