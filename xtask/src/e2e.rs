@@ -13,6 +13,7 @@ mod disk;
 mod images;
 mod kill;
 mod minio;
+mod nbd;
 mod needs;
 mod process;
 mod qemu;
@@ -42,6 +43,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "qemu", needs: &[needs::QEMU], run: qemu::run },
     Suite { name: "write", needs: &[needs::QEMU], run: write::run },
     Suite { name: "kill", needs: &[needs::QEMU], run: kill::run },
+    Suite { name: "nbd", needs: &[needs::QEMU, needs::NBD], run: nbd::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
     Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },
     Suite { name: "s3", needs: &[needs::QEMU, needs::MINIO], run: s3::run },
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn all_suites_run_unless_some_are_named() {
         let all = names(&["--allow-skip"]).expect("a good line");
-        assert_eq!(all, ["qemu", "write", "kill", "devices", "root", "s3"]);
+        assert_eq!(all, ["qemu", "write", "kill", "nbd", "devices", "root", "s3"]);
         assert_eq!(names(&["s3", "qemu"]).expect("good"), ["qemu", "s3"]);
     }
 
