@@ -14,6 +14,7 @@ mod disk;
 mod images;
 mod install;
 mod kill;
+mod nbd;
 mod needs;
 mod process;
 mod proxy;
@@ -49,6 +50,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "qemu", needs: &[needs::QEMU], run: qemu::run },
     Suite { name: "write", needs: &[needs::QEMU], run: write::run },
     Suite { name: "kill", needs: &[needs::QEMU], run: kill::run },
+    Suite { name: "nbd", needs: &[needs::QEMU, needs::NBD], run: nbd::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
     Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },
     Suite { name: "s3", needs: S3, run: s3::run_minio },
@@ -227,7 +229,8 @@ mod tests {
     #[test]
     fn all_suites_run_unless_some_are_named() {
         let all = names(&["--allow-skip"]).expect("a good line");
-        assert_eq!(all, ["qemu", "write", "kill", "devices", "root", "s3", "s3-versitygw"]);
+        let wanted = ["qemu", "write", "kill", "nbd", "devices", "root", "s3", "s3-versitygw"];
+        assert_eq!(all, wanted);
         assert_eq!(names(&["s3", "qemu"]).expect("good"), ["qemu", "s3"]);
         let big = names(&["s3-big", "--image", "disk"]);
         assert_eq!(big.expect("good"), ["s3-big"]);

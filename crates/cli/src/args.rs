@@ -199,7 +199,7 @@ impl Command {
 /// An image and how to open it.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
-    /// The image: a path, or a URL (file, s3, cos, gs, az, http, https)
+    /// The image: a path, or a URL (file, s3, cos, gs, az, http, https, nbd, nbd+unix)
     #[arg(value_parser = location())]
     pub(crate) image: String,
     /// The format; found out from the bytes by default
@@ -263,7 +263,8 @@ impl ImageArgs {
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// A block device, or a file; a missing file is created with the image's virtual size
+    /// A block device, the URL of an NBD export, or a file; a missing file is created with the
+    /// image's virtual size
     pub(crate) target: PathBuf,
     /// What the disk will be used for
     #[arg(long, value_enum)]
@@ -292,7 +293,7 @@ pub(crate) struct MigrateArgs {
     /// Do all checks, print the plan, write nothing
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
-    /// Overwrite a block device without asking
+    /// Overwrite a block device or an export without asking
     #[arg(long, short = 'y')]
     pub(crate) yes: bool,
 }

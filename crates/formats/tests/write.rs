@@ -302,7 +302,7 @@ fn the_size_is_known_before_anything_is_written() {
                 match options.pack_codec() {
                     None => assert_eq!(bound, written, "{what}"),
                     Some(_) => {
-                        assert!((written..=written + written / 8 + (8 << 20)).contains(&bound))
+                        assert!((written..=written + written / 8 + (8 << 20)).contains(&bound));
                     }
                 }
                 assert!(gauge.fully_allocated() >= bound, "{what}");

@@ -6,8 +6,8 @@ use carreto_block::{Grant, OpenBeneath, OpenGate, OpenedFile, Source, Stamp};
 use carreto_error::{Error, Kind, Result};
 use carreto_formats::{Image, OpenOptions};
 use carreto_store::{
-    DirectoryGate, LocalFile, Location, ObjectStores, ObjectUrl, StoreEvent, StoreObserver,
-    directory_of, grant,
+    DirectoryGate, LocalFile, Location, NbdAddress, NbdOptions, NbdSource, ObjectStores, ObjectUrl,
+    StoreEvent, StoreObserver, directory_of, grant,
 };
 use std::fmt;
 use std::path::Path;
@@ -92,6 +92,7 @@ pub(crate) async fn open(setup: &Setup, spec: &ImageSpec) -> Result<Opened> {
     let (file, identity, gate) = match spec.location.parse()? {
         Location::File(path) => open_file(&path, spec, &stamps)?,
         Location::Object(url) => open_object(setup, &url, spec, &stamps).await?,
+        Location::Nbd(address) => open_export(setup, address).await?,
     };
     stamps.add(&file, &identity).await?;
     let options = OpenOptions {
@@ -103,7 +104,17 @@ pub(crate) async fn open(setup: &Setup, spec: &ImageSpec) -> Result<Opened> {
     spec.expect_allowed(file.as_ref()).await?;
     let name = file.name().to_owned();
     let image = carreto_formats::open(file, &options, &gate).await;
-    let image = image.map_err(|error| error.or_path(&name))?;
+    let image = image.map_err(|error| {
+        let of_export = NbdAddress::is_meant(&spec.location) && error.kind() == Kind::Unsafe;
+        let error = error.or_path(&name);
+        if of_export {
+            return error.remedied_by(
+                "an image in an export may name no other files: export the disk that it stands \
+                 for, with qemu-nbd --format",
+            );
+        }
+        error
+    })?;
     Ok(Opened { image, stamps, location: spec.location.clone() })
 }
 
@@ -120,10 +131,25 @@ fn open_file(
     Ok((Arc::new(file), identity, gate))
 }
 
+/// An export has no directory, and what an image in it names lies on another host: nothing of it
+/// is ever opened.
+async fn open_export(
+    setup: &Setup,
+    address: NbdAddress,
+) -> Result<(Arc<dyn Source>, String, OpenGate)> {
+    let export = NbdSource::open(address, NbdOptions::default(), observer(setup)).await?;
+    let identity = export.identity();
+    Ok((Arc::new(export), identity, OpenGate::closed()))
+}
+
+/// Tells the front end what stores tell.
+pub(crate) fn observer(setup: &Setup) -> Arc<dyn StoreObserver> {
+    Arc::new(Forward(Arc::clone(&setup.observer)))
+}
+
 /// The stores that the settings describe.
 pub(crate) fn stores(setup: &Setup) -> ObjectStores {
-    let observer = Arc::new(Forward(Arc::clone(&setup.observer)));
-    ObjectStores::new(setup.stores.clone(), observer)
+    ObjectStores::new(setup.stores.clone(), observer(setup))
 }
 
 async fn open_object(

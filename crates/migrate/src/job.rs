@@ -2,6 +2,7 @@
 
 use crate::{EncodeSpec, JobSpec, Report, Verify, location};
 use carreto_error::{Error, IoSide, Kind, Result};
+use carreto_store::NbdAddress;
 use carreto_transfer::{Journal, JournalHeader, Resumed};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
@@ -17,6 +18,8 @@ pub(crate) struct Job {
     stem: PathBuf,
     /// Held open for its lock.
     _lock: File,
+    /// The same for the target, where nothing else keeps others away.
+    _target: Option<Box<Self>>,
 }
 
 /// What a journal must agree with to be continued.
@@ -95,7 +98,9 @@ impl Earlier {
             // Device numbers can be dealt out anew at boot, and files can be written by others;
             // only verification would notice.
             if header.boot != state.boot {
-                return Ok(Self::Discarded("the system was started anew and nothing is verified"));
+                return Ok(Self::Discarded(
+                    "the system, or the connection, is a new one and nothing is verified",
+                ));
             }
             if state.target_mark.is_some() && state.may_be_foreign(path)? {
                 return Ok(Self::Discarded(
@@ -145,7 +150,20 @@ impl Job {
                 .path(text)
                 .caused_by(std::io::Error::from(error))
         })?;
-        Ok(Self { stem, _lock: lock })
+        Ok(Self { stem, _lock: lock, _target: None })
+    }
+
+    /// Takes a lock for the export `identity`, too: NBD has none, and two jobs would write to it
+    /// at once.
+    pub(crate) fn with_export(self, identity: Option<String>, spec: &JobSpec) -> Result<Self> {
+        let Some(identity) = identity else { return Ok(self) };
+        let name = blake3::hash(format!("export\n{identity}").as_bytes()).to_hex();
+        let stem = spec.state_dir.join("jobs").join(&name[..24]);
+        let other = Self::lock_at(stem, &spec.state_dir).map_err(|error| match error.kind() {
+            Kind::Locked => error.wrap("another run writes to the same export"),
+            _ => error,
+        })?;
+        Ok(Self { _target: Some(Box::new(other)), ..self })
     }
 
     /// Where the journal of the job that `spec` describes lies, if there is one.
@@ -263,7 +281,10 @@ fn stem_of(spec: &JobSpec) -> PathBuf {
     let mut hasher = blake3::Hasher::new();
     hasher.update(location::key(&spec.image.location).as_bytes());
     hasher.update(b"\n");
-    hasher.update(location::absolute(&spec.target).as_os_str().as_bytes());
+    match spec.target.to_str().filter(|text| NbdAddress::is_meant(text)) {
+        Some(text) => hasher.update(location::key(text).as_bytes()),
+        None => hasher.update(location::absolute(&spec.target).as_os_str().as_bytes()),
+    };
     let name = hasher.finalize().to_hex();
     spec.state_dir.join("jobs").join(&name[..24])
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub fn shown_location(text: &str) -> String {
     match text.parse() {
         Ok(Location::Object(url)) => url.to_string(),
+        Ok(Location::Nbd(address)) => address.to_string(),
         Ok(Location::File(_)) => text.to_owned(),
         Err(_) => match text.split_once("://") {
             Some((scheme, _)) => format!("{scheme}://***"),
@@ -23,6 +24,7 @@ pub fn shown_location(text: &str) -> String {
 pub(crate) fn key(text: &str) -> String {
     match text.parse() {
         Ok(Location::Object(url)) => url.identity(),
+        Ok(Location::Nbd(address)) => address.identity(),
         Ok(Location::File(path)) => path_text(&absolute(&path)),
         Err(_) => shown_location(text),
     }

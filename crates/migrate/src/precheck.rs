@@ -22,7 +22,8 @@ pub(crate) fn path(target: &Path) -> Result<()> {
             && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
     };
     let (text, remedy) = if scheme.is_some_and(is_scheme) {
-        let text = "a URL cannot be the target, which is a block device or a file of this machine";
+        let text = "a URL cannot be the target, which is a block device, a file of this machine or an NBD \
+                    export";
         (text, "name its path; one that looks like a URL is written with a leading ./")
     } else if bytes.ends_with(b"/") {
         ("the path ends with a slash, so it names a directory", "name a file or a block device")
@@ -46,12 +47,12 @@ pub(crate) fn target(
     space(target, image, zeroes_are_known)
 }
 
-/// Whether the user agreed to lose what is on a device.
+/// Whether the user agreed to lose what is on a device or an export.
 pub(crate) fn confirmed(spec: &JobSpec, target: &TargetState) -> Result<()> {
-    if !target.is_device() || spec.confirmed {
+    if !target.is_disk() || spec.confirmed {
         return Ok(());
     }
-    let text = "everything on this device would be overwritten";
+    let text = "everything on this disk would be overwritten";
     let error = Error::new(Kind::Usage, text).path(&target.path);
     Err(error.remedied_by("if that is what you want, add --yes"))
 }

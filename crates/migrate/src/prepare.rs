@@ -4,8 +4,8 @@ use crate::image::{self, Opened};
 use crate::inspect::{self, ImageFacts};
 use crate::job::{Earlier, Job, JobState, job_text};
 use crate::manifest::{self, Expectation};
-use crate::target::{self, TargetState};
-use crate::{JobSpec, Setup, Verify, precheck, system};
+use crate::target::{self, Place, TargetState};
+use crate::{JobSpec, Setup, Verify, precheck};
 use carreto_error::Result;
 use carreto_transfer::{Journal, RangeSet};
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub struct Plan {
     pub resumed_bytes: u64,
     /// How the result would be verified.
     pub verify: &'static str,
-    /// The target is a block device, so the run has to be confirmed (`--yes`).
+    /// The target is a block device or an export, so the run has to be confirmed (`--yes`).
     pub needs_yes: bool,
 }
 
@@ -54,13 +54,10 @@ pub async fn plan(setup: &Setup, spec: &JobSpec) -> Result<Plan> {
 async fn plan_whole(setup: &Setup, spec: &JobSpec) -> Result<Plan> {
     let prepared = prepare(setup, spec).await?;
     let journal = Job::journal_of(spec);
-    let earlier = if spec.restart {
-        Earlier::Nothing
-    } else {
-        Earlier::find(&journal, &prepared.state(spec)?)?
-    };
+    let state = prepared.state(spec)?;
+    let earlier = if spec.restart { Earlier::Nothing } else { Earlier::find(&journal, &state)? };
     let resumed = match earlier {
-        Earlier::Fits => Journal::peek_done(&journal, &system::boot_id())?,
+        Earlier::Fits => Journal::peek_done(&journal, &state.boot)?,
         Earlier::Nothing | Earlier::Discarded(_) => RangeSet::default(),
     };
     let done = prepared.mapped_size(setup, &resumed).await?;
@@ -68,7 +65,7 @@ async fn plan_whole(setup: &Setup, spec: &JobSpec) -> Result<Plan> {
         schema_version: 1,
         data_bytes: prepared.facts.allocated_size.saturating_sub(done),
         image: prepared.facts,
-        needs_yes: prepared.target.is_device(),
+        needs_yes: prepared.target.is_disk(),
         target: prepared.target,
         resumed_bytes: resumed.total(),
         verify: spec.verify.name(),
@@ -77,7 +74,7 @@ async fn plan_whole(setup: &Setup, spec: &JobSpec) -> Result<Plan> {
 
 /// Looks at the image and the target. Cancel safe.
 pub(crate) async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
-    precheck::path(&spec.target)?;
+    let place = Place::of(&spec.target)?;
     let opened = image::open(setup, &spec.image).await?;
     let image = opened.image.as_ref();
     let stamp = image.stamp().await?.0;
@@ -86,7 +83,7 @@ pub(crate) async fn prepare(setup: &Setup, spec: &JobSpec) -> Result<Prepared> {
     let (expectation, doubt) = manifest::expectation(setup, &spec.image, &facts).await?;
     facts.warnings.extend(doubt);
     opened.expect_unchanged().await?;
-    let target = target::inspect(&spec.target)?;
+    let target = place.inspect(setup).await?;
     precheck::not_the_image(&target, &opened)?;
     let known = precheck::zeroes_are_known(image, &facts, &stamp);
     facts.warnings.extend(precheck::target(&target, &facts, known)?);
@@ -103,7 +100,7 @@ impl Prepared {
             target_mark: target::mark(&spec.target, &self.target)?,
             target_written: std::fs::metadata(&spec.target).and_then(|m| m.modified()).ok(),
             size: self.facts.virtual_size,
-            boot: system::boot_id(),
+            boot: self.target.trusted_while(),
             verified: spec.verify == Verify::Full,
         })
     }

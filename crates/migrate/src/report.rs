@@ -148,7 +148,7 @@ impl Report {
             image: shown_location(&spec.image.location),
             format: None,
             virtual_size: None,
-            target: spec.target.display().to_string(),
+            target: shown_location(&spec.target.display().to_string()),
             target_size: None,
             role: spec.role.map(crate::Role::name),
             started,

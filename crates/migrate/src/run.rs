@@ -74,7 +74,7 @@ async fn begin_run(setup: &Setup, spec: &JobSpec, report: &mut Report) -> Result
         let text = "without verification nothing is compared with the manifest beside the image";
         report.warn("manifest_not_checked", text);
     }
-    let job = Job::lock(spec)?;
+    let job = Job::lock(spec)?.with_export(prepared.target.export_identity(), spec)?;
     Ok((prepared, job))
 }
 
@@ -95,6 +95,7 @@ impl Run<'_> {
         let journal = Arc::new(continued.journal);
         let moved = self.move_disk(&target, &journal, continued.resumed, report).await;
         if let Err(error) = moved {
+            self.settle_export(&target, &journal).await;
             // Without it nothing is resumed that is not verified, which is safe.
             let _safe = self.remember_target(&journal);
             return Err(self.explain(error));
@@ -178,6 +179,19 @@ impl Run<'_> {
             Some(mark) if self.spec.verify == Verify::None => journal.target_mark(&mark),
             _ => Ok(()),
         }
+    }
+
+    /// What a run that failed wrote to an export counts only when it is flushed; after a
+    /// connection that broke it never will be.
+    async fn settle_export(&self, target: &Arc<dyn Target>, journal: &Journal) {
+        let state = &self.prepared.target;
+        if state.export.is_none() {
+            return;
+        }
+        let mark = journal.mark();
+        let flushed = !state.is_interrupted() && self.engine.flush(target.as_ref()).await.is_ok();
+        // A journal that cannot be written counts for what was flushed before.
+        let _safe = if flushed { journal.flushed(mark) } else { journal.doubted() };
     }
 
     /// A failed system call on a device that is no longer there is no fault of the device.

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// An image and how to open it.
 #[derive(Debug, Clone, Default)]
 pub struct ImageSpec {
-    /// A path or a URL.
+    /// A path or a URL; `nbd://` and `nbd+unix://` name exports.
     pub location: String,
     /// The format; found out from the bytes when absent.
     pub format: Option<Format>,
@@ -73,7 +73,8 @@ impl Verify {
 pub struct JobSpec {
     /// The image.
     pub image: ImageSpec,
-    /// A block device or a file. A missing file is created with the image's virtual size.
+    /// A block device, a file, or an NBD export (`nbd://`, `nbd+unix://`). A missing file is
+    /// created with the image's virtual size.
     pub target: PathBuf,
     /// What the disk will be used for, when that is known.
     pub role: Option<Role>,
@@ -91,7 +92,7 @@ pub struct JobSpec {
     pub state_dir: PathBuf,
     /// Forget what an earlier run of the same job left.
     pub restart: bool,
-    /// The user confirmed that a block device may be overwritten.
+    /// The user confirmed that a block device or an export may be overwritten.
     pub confirmed: bool,
 }
 

@@ -1,9 +1,14 @@
 //! The disk that is written: looking at it, and opening it.
 
+mod place;
+
+pub(crate) use place::Place;
+
 use carreto_block::{Source as _, Target};
 use carreto_error::{Error, IoSide, Kind, Result};
 use carreto_store::{
-    DeviceTarget, FileTarget, LocalFile, Obstacle, TargetFacts, TargetKind, inspect_target,
+    DeviceTarget, FileTarget, LocalFile, NbdAddress, NbdTarget, Obstacle, TargetFacts, TargetKind,
+    inspect_target,
 };
 use serde::Serialize;
 use std::fmt;
@@ -17,7 +22,7 @@ use std::time::UNIX_EPOCH;
 pub struct TargetState {
     /// The path as the user named it.
     pub path: String,
-    /// `missing`, `file`, `device` or `other`.
+    /// `missing`, `file`, `device`, `export` or `other`.
     pub kind: &'static str,
     /// The size, unless it is missing.
     pub size: Option<u64>,
@@ -34,6 +39,9 @@ pub struct TargetState {
     pub(crate) identity: Option<String>,
     #[serde(skip)]
     pub(crate) obstacles: Vec<Obstacle>,
+    /// An NBD export, open.
+    #[serde(skip)]
+    pub(crate) export: Option<(NbdAddress, Arc<NbdTarget>)>,
 }
 
 /// A target that is open for writing.
@@ -50,8 +58,17 @@ impl TargetState {
         self.kind == "device"
     }
 
+    /// Whether what is on it is lost without a file's name being asked for.
+    pub(crate) fn is_disk(&self) -> bool {
+        self.is_device() || self.export.is_some()
+    }
+
     /// Whether a source of this identity is the target, whatever names either goes by.
     pub(crate) fn is_the_same_as(&self, identity: &str) -> Result<bool> {
+        if let Some((address, _)) = &self.export {
+            let other = identity.parse::<NbdAddress>();
+            return Ok(other.is_ok_and(|other| address.is_same_export(&other)));
+        }
         let exists = matches!(self.kind, "file" | "device");
         Ok(exists && LocalFile::open(&self.location)?.identity() == identity)
     }
@@ -89,11 +106,16 @@ pub(crate) fn inspect(path: &Path) -> Result<TargetState> {
         allocated,
         identity,
         obstacles,
+        export: None,
     })
 }
 
 /// Opens the target exclusively; creates a missing file with `size` bytes.
 pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTarget> {
+    if let (Some((_, export)), Some(identity)) = (&state.export, &state.identity) {
+        let target: Arc<dyn Target> = export.clone();
+        return Ok(OpenTarget { target, identity: identity.clone(), created: false });
+    }
     let target: Arc<dyn Target> = if state.is_device() {
         Arc::new(DeviceTarget::open(path)?)
     } else if state.is_missing() {
@@ -112,9 +134,10 @@ pub(crate) fn open(path: &Path, state: &TargetState, size: u64) -> Result<OpenTa
     Ok(OpenTarget { target, identity, created: state.is_missing() })
 }
 
-/// A text that every write to a file changes; `None` for a device, which keeps no such time.
+/// A text that every write to a file changes; `None` for a device or an export,
+/// which keep no such time.
 pub(crate) fn mark(path: &Path, state: &TargetState) -> Result<Option<String>> {
-    if state.is_device() {
+    if state.is_disk() {
         return Ok(None);
     }
     let found = match std::fs::metadata(path) {

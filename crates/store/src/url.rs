@@ -1,10 +1,11 @@
-//! Where an image is: a path, or the URL of an object.
+//! Where an image is: a path, the URL of an object, or an NBD export.
 //!
 //! Users type both in the same place, so one parser decides which it is, refuses what is neither,
 //! and keeps every secret that a URL can carry out of messages.
 
 mod identity;
 
+use crate::NbdAddress;
 use ::url::{Host, Url};
 use carreto_error::{Error, Kind, Result};
 use std::fmt;
@@ -110,7 +111,7 @@ impl ObjectUrl {
             }
             Some(_) => match format!("{directory}/{relative}").parse()? {
                 Location::Object(url) => Ok(url),
-                Location::File(_) => Err(usage("the directory is not the URL of a store")),
+                _ => Err(usage("the directory is not the URL of a store")),
             },
             None => Err(usage("the directory is not the URL of a store")),
         }
@@ -214,7 +215,7 @@ impl fmt::Debug for ObjectUrl {
     }
 }
 
-/// What a user typed: a path or the URL of an object.
+/// What a user typed: a path, the URL of an object, or an NBD address.
 ///
 /// ```
 /// use carreto_store::{Location, Scheme};
@@ -232,19 +233,23 @@ pub enum Location {
     File(PathBuf),
     /// An object in a store.
     Object(ObjectUrl),
+    /// A disk of another host or process.
+    Nbd(NbdAddress),
 }
 
 impl FromStr for Location {
     type Err = Error;
 
     /// Parses a path, `file://`, `s3://bucket/key`, `cos://bucket-appid/key`, `gs://bucket/key`,
-    /// `az://container/key`, `http(s)://host/path` or `memory:key`. Keys are taken as they are:
+    /// `az://container/key`, `http(s)://host/path`, `nbd://host[:port]/[export]`,
+    /// `nbd+unix:///[export]?socket=PATH` or `memory:key`. Keys are taken as they are:
     /// a percent sign, a question mark or a space in an `s3://` URL belongs to the key.
     ///
     /// A path that looks like a URL is written with a leading `./`.
     ///
     /// # Errors
-    /// `Usage`, without repeating the text, which may hold a secret.
+    /// `Usage`, without repeating the text, which may hold a secret; `Unsupported` for NBD over
+    /// TLS.
     fn from_str(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(usage("the name of the image is empty"));
@@ -253,6 +258,9 @@ impl FromStr for Location {
             return Ok(Self::File(text.into()));
         };
         let slashes = rest.strip_prefix("//");
+        if NbdAddress::is_meant(text) {
+            return text.parse().map(Self::Nbd);
+        }
         if name.eq_ignore_ascii_case("file") {
             return parse_file(text);
         }
@@ -273,8 +281,8 @@ impl FromStr for Location {
                  local file"
             ))),
             (None, Some(_)) if is_scheme(name) => Err(usage(format!(
-                "{name}:// is not a scheme of a store: use a path, file, s3, cos, gs, az, http or \
-                 https"
+                "{name}:// is not a scheme of a store: use a path, file, s3, cos, gs, az, http, \
+                 https, nbd or nbd+unix"
             ))),
             (None, _) => Ok(Self::File(text.into())),
         }
@@ -286,6 +294,7 @@ impl fmt::Display for Location {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Object(url) => url.fmt(f),
+            Self::Nbd(address) => address.fmt(f),
         }
     }
 }

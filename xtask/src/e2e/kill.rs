@@ -62,7 +62,6 @@ fn torture(carreto: &Carreto, image: &Image, target: &Path, rng: &mut Rng) -> Re
     disk::compare(target, &image.disk)
 }
 
-/// A target whose first MiB is there must be there as a whole.
 /// What a run sends again is what the one before had in flight: an item for each core, and one more.
 fn expect_little_sent_again(report: &str) -> Result<()> {
     let report: serde_json::Value = serde_json::from_str(report)?;
@@ -75,6 +74,7 @@ fn expect_little_sent_again(report: &str) -> Result<()> {
     Ok(())
 }
 
+/// A target whose first MiB is there must be there as a whole.
 fn never_looks_complete(target: &Path, wanted: &Path) -> Result<()> {
     let mut start = Vec::new();
     match File::open(target) {

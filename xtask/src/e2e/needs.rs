@@ -34,6 +34,11 @@ pub(crate) const QEMU: Need = Need::Programs {
     packages: &["qemu-utils"],
     version: Some(&["qemu-img", "--version"]),
 };
+pub(crate) const NBD: Need = Need::Programs {
+    programs: &["qemu-nbd", "nbdkit"],
+    packages: &["qemu-utils", "nbdkit"],
+    version: Some(&["nbdkit", "--version"]),
+};
 pub(crate) const LOOP: Need = Need::Programs {
     programs: &["losetup", "mount", "umount", "mkfs.ext4"],
     packages: &["mount", "e2fsprogs"],

@@ -81,12 +81,19 @@ fn confirmed(args: &MigrateArgs) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     let is_device =
         std::fs::metadata(&args.target).is_ok_and(|found| found.file_type().is_block_device());
-    if !is_device || !console::is_interactive() {
+    let is_export = args.target.to_str().is_some_and(is_export);
+    if !(is_device || is_export) || !console::is_interactive() {
         return false;
     }
     let name = args.target.display().to_string();
     let question = format!("Everything on {name} will be lost. Type its name to go on:");
     console::confirm(&question, &name)
+}
+
+/// Whether the text names an NBD export.
+fn is_export(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    scheme.is_some_and(|scheme| matches!(scheme.as_str(), "nbd" | "nbd+unix"))
 }
 
 fn describe(report: &Report) -> Vec<String> {
@@ -139,7 +146,7 @@ fn describe_plan(plan: &Plan) -> Vec<String> {
         lines.push(format!("warning:  {} ({})", warning.text, warning.code));
     }
     if plan.needs_yes {
-        lines.push("confirm:  a device is overwritten only with --yes, or when asked".into());
+        lines.push("confirm:  a disk is overwritten only with --yes, or when asked".into());
     }
     lines.push("nothing was written (--dry-run)".into());
     lines

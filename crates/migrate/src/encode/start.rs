@@ -31,6 +31,12 @@ impl Goal {
         match target.parse()? {
             Location::File(path) => Ok(Self::File(path)),
             Location::Object(url) => Ok(Self::Object(Box::new(image::stores(setup).handle(&url)?))),
+            Location::Nbd(address) => {
+                let text = "an NBD export is a disk, and no place for an image file";
+                Err(Error::new(Kind::Usage, text)
+                    .path(address.to_string())
+                    .remedied_by("to write the disk onto the export use `carreto migrate`"))
+            }
         }
     }
 

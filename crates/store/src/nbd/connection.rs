@@ -28,6 +28,7 @@ const CHUNK_HEAD: usize = 8;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) command: u16,
+    pub(super) flags: u16,
     pub(super) offset: u64,
     pub(super) len: u32,
     pub(super) payload: Vec<u8>,
@@ -53,6 +54,8 @@ struct Shared {
     next: AtomicU64,
     state: Mutex<State>,
     interrupted: Arc<AtomicBool>,
+    /// Changes went over this connection and were not flushed over it.
+    unflushed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +63,8 @@ struct State {
     waiting: HashMap<u64, Waiting>,
     /// Why the connection is of no use any more.
     broken: Option<String>,
+    /// It was ended on purpose, with nothing under way.
+    retired: bool,
 }
 
 impl Shared {
@@ -79,9 +84,11 @@ impl Shared {
     /// Ends the connection for everybody who waits.
     fn fail(&self, error: &Error) {
         let reason = with_causes(error);
-        self.interrupted.store(true, Ordering::Release);
         let waiting = {
             let mut state = self.lock();
+            if !state.retired {
+                self.interrupted.store(true, Ordering::Release);
+            }
             state.broken.get_or_insert_with(|| reason.clone());
             std::mem::take(&mut state.waiting)
         };
@@ -136,6 +143,27 @@ impl Connection {
         Self { requests, shared }
     }
 
+    /// Ends the connection on purpose, unless requests are under way.
+    pub(super) fn retire(&self) -> bool {
+        let mut state = self.shared.lock();
+        if state.broken.is_some() || !state.waiting.is_empty() {
+            return false;
+        }
+        state.broken = Some("the connection to the NBD server was ended".to_owned());
+        state.retired = true;
+        true
+    }
+
+    /// Notes that the server answered a change that is not flushed yet.
+    pub(super) fn changed(&self) {
+        self.shared.unflushed.store(true, Ordering::Release);
+    }
+
+    /// Whether changes were answered since this was asked last.
+    pub(super) fn take_changed(&self) -> bool {
+        self.shared.unflushed.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether the connection has failed.
     pub(super) fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
@@ -173,24 +201,33 @@ async fn send_all(
     mut queue: mpsc::Receiver<(u64, Request)>,
 ) -> Result<()> {
     while let Some((cookie, request)) = queue.recv().await {
-        let head = head(request.command, cookie, request.offset, request.len);
+        let head = head(&request, cookie);
         writer.write_all(&head).await.map_err(lost)?;
         writer.write_all(&request.payload).await.map_err(lost)?;
         if queue.is_empty() {
             writer.flush().await.map_err(lost)?;
         }
     }
-    writer.write_all(&head(CMD_DISCONNECT, 0, 0, 0)).await.map_err(lost)?;
+    let end = Request {
+        command: CMD_DISCONNECT,
+        flags: 0,
+        offset: 0,
+        len: 0,
+        payload: Vec::new(),
+        wanted: Assembly::Nothing,
+    };
+    writer.write_all(&head(&end, 0)).await.map_err(lost)?;
     writer.shutdown().await.map_err(lost)
 }
 
-fn head(command: u16, cookie: u64, offset: u64, len: u32) -> [u8; 28] {
+fn head(request: &Request, cookie: u64) -> [u8; 28] {
     let mut head = [0; 28];
     head[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
-    head[6..8].copy_from_slice(&command.to_be_bytes());
+    head[4..6].copy_from_slice(&request.flags.to_be_bytes());
+    head[6..8].copy_from_slice(&request.command.to_be_bytes());
     head[8..16].copy_from_slice(&cookie.to_be_bytes());
-    head[16..24].copy_from_slice(&offset.to_be_bytes());
-    head[24..].copy_from_slice(&len.to_be_bytes());
+    head[16..24].copy_from_slice(&request.offset.to_be_bytes());
+    head[24..].copy_from_slice(&request.len.to_be_bytes());
     head
 }
 

@@ -7,6 +7,7 @@ use super::handshake::{Agreed, Stream, negotiate};
 use crate::{StoreEvent, StoreObserver};
 use carreto_block::ByteRange;
 use carreto_error::{Error, Kind, Result};
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -78,6 +79,27 @@ impl Export {
         Ok(Self { address, name, options, agreed, observer, slots, next, interrupted })
     }
 
+    /// The same export, with connections of its own.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; `SourceChanged` when another disk is exported now.
+    pub(super) async fn again(&self) -> Result<Self> {
+        let observer = Arc::clone(&self.observer);
+        let again = Self::open(self.address.clone(), self.options, observer).await;
+        let again = again.map_err(|error| self.away(error))?;
+        self.expect_size(again.agreed.size)?;
+        Ok(again)
+    }
+
+    fn expect_size(&self, now: u64) -> Result<()> {
+        let was = self.agreed.size;
+        if now == was {
+            return Ok(());
+        }
+        let text = format!("the export had {was} bytes and has {now} now");
+        Err(Error::new(Kind::SourceChanged, text).path(&self.name))
+    }
+
     /// Makes a request that may be made again on a new connection.
     ///
     /// # Errors
@@ -107,14 +129,69 @@ impl Export {
     /// the earlier writes are lost.
     ///
     /// # Errors
-    /// As [`Self::call`], and `Unavailable` ever after a connection broke.
+    /// As [`Self::call`], and `Unavailable` ever after a connection broke, or the server said that
+    /// it goes away.
     pub(super) async fn call_unbroken(&self, request: Request) -> Result<Assembly> {
+        self.expect_unbroken()?;
         let connection = self.connection().await?;
-        if self.interrupted.load(Ordering::Acquire) {
-            let text = "the connection broke; what was not flushed before may be lost";
-            return Err(Error::new(Kind::Unavailable, text).path(&self.name));
+        let outcome = self.change_on(&connection, request).await?;
+        connection.changed();
+        Ok(outcome)
+    }
+
+    /// Flushes over every connection that carried changes: a server that was started anew in
+    /// between answers on a new connection, and knows nothing of what the old one lost.
+    ///
+    /// # Errors
+    /// As [`Self::call_unbroken`].
+    pub(super) async fn flush(&self, make: impl Fn() -> Request + Send + Sync) -> Result<()> {
+        self.expect_unbroken()?;
+        let mut carried = Vec::new();
+        for slot in &self.slots {
+            let connection = slot.lock().await.clone();
+            carried.extend(connection.filter(|connection| connection.take_changed()));
         }
-        self.call_on(&connection, request).await
+        if carried.is_empty() {
+            carried.push(self.connection().await?);
+        }
+        let flushes = carried.iter().map(|connection| self.change_on(connection, make()));
+        for flushed in join_all(flushes).await {
+            flushed?;
+        }
+        self.expect_unbroken()
+    }
+
+    fn expect_unbroken(&self) -> Result<()> {
+        if !self.is_interrupted() {
+            return Ok(());
+        }
+        let text = "the connection broke; what was not flushed before may be lost";
+        Err(Error::new(Kind::Unavailable, text).path(&self.name))
+    }
+
+    async fn change_on(&self, connection: &Connection, request: Request) -> Result<Assembly> {
+        self.expect_unbroken()?;
+        let outcome = self.call_on(connection, request).await;
+        if outcome.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable) {
+            self.interrupted.store(true, Ordering::Release);
+        }
+        outcome
+    }
+
+    /// Whether writes that were answered may be lost.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Ends all connections with nothing under way; the next request opens a new one. To be
+    /// called when everything is flushed.
+    pub(super) async fn release(&self) {
+        for slot in &self.slots {
+            let mut slot = slot.lock().await;
+            if slot.as_ref().is_some_and(|connection| connection.retire()) {
+                *slot = None;
+            }
+        }
     }
 
     /// Makes a request once.
@@ -144,15 +221,23 @@ impl Export {
             return Ok(Arc::clone(connection));
         }
         let opened = dial(&self.address, &self.options, &self.interrupted).await;
-        let (connection, agreed) = opened.map_err(|e| e.during("connect").or_path(&self.name))?;
-        if agreed.size != self.agreed.size {
-            let (was, now) = (self.agreed.size, agreed.size);
-            let text = format!("the export had {was} bytes and has {now} now");
-            return Err(Error::new(Kind::SourceChanged, text).path(&self.name));
-        }
+        let (connection, agreed) = opened.map_err(|error| self.away(error))?;
+        self.expect_size(agreed.size)?;
         let connection = Arc::new(connection);
         *slot = Some(Arc::clone(&connection));
         Ok(connection)
+    }
+
+    /// A server that was there and is not is being started anew, perhaps: its socket and its
+    /// exports come back.
+    fn away(&self, error: Error) -> Error {
+        let error = error.during("connect").or_path(&self.name);
+        match error.kind() {
+            Kind::NotFound => Error::new(Kind::Unavailable, "the NBD server went away")
+                .path(&self.name)
+                .caused_by(error),
+            _ => error,
+        }
     }
 
     /// `range` cut where requests have to be cut.

@@ -4,7 +4,8 @@ use super::wire::{
     ALLOCATION, CAN_MULTI_CONN, FIXED_NEWSTYLE, INFO_BLOCK_SIZE, INFO_EXPORT, MAGIC, NO_ZEROES,
     OPT_ABORT, OPT_GO, OPT_SET_META_CONTEXT, OPT_STRUCTURED_REPLY, OPTION_MAGIC,
     OPTION_REPLY_MAGIC, READ_ONLY, REP_ACK, REP_ERR_POLICY, REP_ERR_TLS_REQUIRED, REP_ERR_UNKNOWN,
-    REP_ERROR, REP_INFO, REP_META_CONTEXT, SEND_FLUSH, SEND_TRIM, SEND_WRITE_ZEROES, violation,
+    REP_ERROR, REP_INFO, REP_META_CONTEXT, SEND_FAST_ZERO, SEND_FLUSH, SEND_TRIM,
+    SEND_WRITE_ZEROES, violation,
 };
 use carreto_error::{Error, Kind, Result};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -49,6 +50,10 @@ impl Agreed {
 
     pub(super) const fn can_zero(&self) -> bool {
         self.has(SEND_WRITE_ZEROES)
+    }
+
+    pub(super) const fn can_zero_fast(&self) -> bool {
+        self.has(SEND_FAST_ZERO)
     }
 
     pub(super) const fn can_multiply(&self) -> bool {

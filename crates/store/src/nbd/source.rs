@@ -44,10 +44,16 @@ impl NbdSource {
         Ok(Self { export: Arc::new(Export::open(address, options, observer).await?) })
     }
 
+    /// The same text for the same export, whatever it is called here.
+    pub fn identity(&self) -> String {
+        self.export.address.identity()
+    }
+
     async fn read_piece(&self, offset: u64, len: u32) -> Result<Vec<u8>> {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
         let request = || Request {
             command: CMD_READ,
+            flags: 0,
             offset,
             len,
             payload: Vec::new(),
@@ -64,6 +70,7 @@ impl NbdSource {
         let asked = self.export.aligned(range.take(STATUS_SPAN));
         let request = || Request {
             command: CMD_BLOCK_STATUS,
+            flags: 0,
             offset: asked.start(),
             len: u32::try_from(asked.len()).unwrap_or(u32::MAX),
             payload: Vec::new(),

@@ -3,7 +3,7 @@
 use super::assembly::Assembly;
 use super::connection::Request;
 use super::export::Export;
-use super::wire::{CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES};
+use super::wire::{CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, FLAG_FAST_ZERO};
 use super::{NbdAddress, NbdOptions, NbdSource};
 use crate::StoreObserver;
 use async_trait::async_trait;
@@ -12,10 +12,13 @@ use carreto_block::{
 };
 use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 /// Zeroed or trimmed by one request at most, in bytes.
 const ZERO_SPAN: u64 = 1 << 30;
+/// The same where the server writes the zeros one by one.
+const SLOW_ZERO_SPAN: u64 = 32 << 20;
 /// Written by one request at most where zeros have to be sent.
 const ZERO_WRITE: u64 = 2 << 20;
 
@@ -27,6 +30,10 @@ const ZERO_WRITE: u64 = 2 << 20;
 pub struct NbdTarget {
     export: Arc<Export>,
     edges: Mutex<()>,
+    /// The server says at once where zeroing is no faster than writing.
+    fast: AtomicBool,
+    /// Something was changed since the last flush.
+    unflushed: AtomicBool,
 }
 
 impl NbdTarget {
@@ -46,22 +53,70 @@ impl NbdTarget {
         let why = match &export.agreed {
             agreed if agreed.read_only() => "the export is read-only",
             agreed if !agreed.can_flush() => "the server cannot flush, so nothing is ever safe",
-            _ => return Ok(Self { export, edges: Mutex::new(()) }),
+            agreed => {
+                let fast = AtomicBool::new(agreed.can_zero_fast());
+                let (edges, unflushed) = (Mutex::new(()), AtomicBool::new(false));
+                return Ok(Self { export, edges, fast, unflushed });
+            }
         };
-        Err(Error::new(Kind::TargetUnusable, why).path(&export.name))
+        Err(Error::new(Kind::TargetUnusable, why)
+            .path(&export.name)
+            .remedied_by("export the disk writable, with a server that can flush"))
     }
 
-    async fn command(&self, command: u16, offset: u64, len: u32, payload: Vec<u8>) -> Result<()> {
-        let request = Request { command, offset, len, payload, wanted: Assembly::Nothing };
-        self.export.call_unbroken(request).await.map(drop)
+    /// The same text for the same export, whatever it is called here.
+    pub fn identity(&self) -> String {
+        self.export.address.identity()
     }
 
-    async fn over(&self, command: u16, range: ByteRange) -> Result<()> {
-        for piece in range.chunks(ZERO_SPAN) {
+    /// A connection broke: what was not flushed before may be lost, and nothing can be written
+    /// any more.
+    pub fn is_interrupted(&self) -> bool {
+        self.export.is_interrupted()
+    }
+
+    async fn command(
+        &self,
+        (command, flags): (u16, u16),
+        offset: u64,
+        len: u32,
+        payload: Vec<u8>,
+    ) -> Result<()> {
+        self.unflushed.store(true, Ordering::Release);
+        let wanted = Assembly::Nothing;
+        let request = Request { command, flags, offset, len, payload, wanted };
+        self.export.call_unbroken(request).await.map(drop).map_err(|error| match error.kind() {
+            Kind::Denied => {
+                let text = "the server does not let the export be written";
+                Error::new(Kind::TargetUnusable, text).or_path(&self.export.name).caused_by(error)
+            }
+            _ => error,
+        })
+    }
+
+    async fn over(&self, command: (u16, u16), range: ByteRange, span: u64) -> Result<()> {
+        for piece in range.chunks(span) {
             let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             self.command(command, piece.start(), len, Vec::new()).await?;
         }
         Ok(())
+    }
+
+    /// Zeroes whole blocks without sending zeros. The server may make holes of them.
+    ///
+    /// # Errors
+    /// As [`Target::write_zeroes`]; `Unsupported` when the server cannot do this to this range.
+    async fn zero_blocks(&self, range: ByteRange) -> Result<()> {
+        if self.fast.load(Ordering::Relaxed) {
+            let command = (CMD_WRITE_ZEROES, FLAG_FAST_ZERO);
+            match self.over(command, range, ZERO_SPAN).await {
+                Err(error) if error.kind() == Kind::Unsupported => {
+                    self.fast.store(false, Ordering::Relaxed);
+                }
+                outcome => return outcome,
+            }
+        }
+        self.over((CMD_WRITE_ZEROES, 0), range, SLOW_ZERO_SPAN).await
     }
 
     /// Whether `range` can be asked for as it is.
@@ -75,7 +130,7 @@ impl NbdTarget {
         for (at, len) in self.export.pieces(range) {
             let (now, later) = rest.split_at(usize::try_from(len).unwrap_or(rest.len()));
             rest = later;
-            self.command(CMD_WRITE, at, len, now.to_vec()).await?;
+            self.command((CMD_WRITE, 0), at, len, now.to_vec()).await?;
         }
         Ok(())
     }
@@ -85,7 +140,7 @@ impl NbdTarget {
         // Two writers of one block must not overtake each other.
         let _turn = self.edges.lock().await;
         let whole = self.export.aligned(range);
-        let reader = self.reader().await?;
+        let reader = NbdSource { export: Arc::clone(&self.export) };
         let len = usize::try_from(whole.len()).unwrap_or(usize::MAX);
         let mut blocks = reader.read_vec(whole.start(), len).await?;
         let start = usize::try_from(range.start() - whole.start()).unwrap_or(usize::MAX);
@@ -125,7 +180,10 @@ impl Target for NbdTarget {
     async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
         let range = self.check_range(range.start(), range.len())?;
         if self.export.agreed.can_zero() && self.is_aligned(range) {
-            return self.over(CMD_WRITE_ZEROES, range).await;
+            match self.zero_blocks(range).await {
+                Err(error) if error.kind() == Kind::Unsupported => {}
+                outcome => return outcome,
+            }
         }
         for piece in range.chunks(ZERO_WRITE.min(u64::from(self.export.agreed.max_block))) {
             let zeros = vec![0; usize::try_from(piece.len()).unwrap_or(0)];
@@ -137,16 +195,34 @@ impl Target for NbdTarget {
     async fn discard(&self, range: ByteRange) -> Result<()> {
         let range = self.check_range(range.start(), range.len())?;
         let can = self.export.agreed.can_trim() && self.is_aligned(range);
-        if can { self.over(CMD_TRIM, range).await } else { Ok(()) }
+        if can { self.over((CMD_TRIM, 0), range, ZERO_SPAN).await } else { Ok(()) }
     }
 
     async fn flush(&self) -> Result<()> {
-        self.command(CMD_FLUSH, 0, 0, Vec::new()).await
+        self.unflushed.store(false, Ordering::Release);
+        let make = || Request {
+            command: CMD_FLUSH,
+            flags: 0,
+            offset: 0,
+            len: 0,
+            payload: Vec::new(),
+            wanted: Assembly::Nothing,
+        };
+        let flushed = self.export.flush(make).await;
+        if flushed.is_err() {
+            self.unflushed.store(true, Ordering::Release);
+        }
+        flushed
     }
 
+    /// Reads over new connections what the server has. Those of the target end first, because
+    /// some servers serve one client at a time.
     async fn reader(&self) -> Result<Arc<dyn Source>> {
-        // A second connection would wait for ever where the server takes only one.
-        Ok(Arc::new(NbdSource { export: Arc::clone(&self.export) }))
+        if self.unflushed.load(Ordering::Acquire) {
+            self.flush().await?;
+        }
+        self.export.release().await;
+        Ok(Arc::new(NbdSource { export: Arc::new(self.export.again().await?) }))
     }
 
     fn as_local(&self) -> Option<&dyn LocalWrite> {

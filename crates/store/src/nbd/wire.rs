@@ -35,6 +35,10 @@ pub(super) const SEND_FLUSH: u16 = 1 << 2;
 pub(super) const SEND_TRIM: u16 = 1 << 5;
 pub(super) const SEND_WRITE_ZEROES: u16 = 1 << 6;
 pub(super) const CAN_MULTI_CONN: u16 = 1 << 8;
+pub(super) const SEND_FAST_ZERO: u16 = 1 << 11;
+
+/// Command flag: fail at once where zeroing is no faster than writing.
+pub(super) const FLAG_FAST_ZERO: u16 = 1 << 4;
 
 pub(super) const CMD_READ: u16 = 0;
 pub(super) const CMD_WRITE: u16 = 1;
@@ -63,9 +67,9 @@ pub(super) fn refusal(code: u32, message: &str) -> Error {
         1 => (Kind::Denied, "not permitted"),
         5 => (Kind::Io, "input/output error"),
         12 => (Kind::Unavailable, "out of memory"),
-        22 => (Kind::Usage, "invalid request"),
+        22 => (Kind::Io, "invalid request"),
         28 => (Kind::TargetUnusable, "no space left"),
-        75 => (Kind::Usage, "value too large"),
+        75 => (Kind::Io, "value too large"),
         95 => (Kind::Unsupported, "not supported"),
         108 => (Kind::Unavailable, "shutting down"),
         _ => (Kind::Io, "error"),

@@ -70,8 +70,8 @@ impl FromStr for StorePlace {
                 let folder = if whole { String::new() } else { object.key().to_owned() };
                 Ok(Self { object, folder })
             }
-            Location::File(_) => {
-                let text = "a path of this machine is no place in a store";
+            Location::File(_) | Location::Nbd(_) => {
+                let text = "paths and exports are no places in a store";
                 Err(Error::new(Kind::Usage, text)
                     .remedied_by("name a bucket or a folder of one: s3://bucket/folder"))
             }

@@ -160,18 +160,88 @@ async fn a_server_of_something_else_is_recognised() {
 
 #[tokio::test]
 async fn a_target_whose_connection_broke_stays_broken() {
-    let manner = Manner { fault: Some(Fault::HangUp), ..Manner::default() };
-    let server = Server::start(vec![0; SIZE], manner).await;
-    let target = target(&server).await.unwrap();
-    target.write_at(0, &[7; 4096]).await.unwrap();
-    // The server hangs up on the read, which finds it again.
-    let reader = target.reader().await.unwrap();
-    assert_eq!(reader.read_vec(0, 2).await.unwrap(), [7, 7]);
-    for _ in 0..2 {
-        let error = target.flush().await.unwrap_err();
+    for (fault, after) in [(Fault::PowerLoss, 1), (Fault::WriteRefusal(108), 1)] {
+        let manner = Manner { fault: Some(fault), fault_after: after, ..Manner::default() };
+        let server = Server::start(vec![0; SIZE], manner).await;
+        let target = target(&server).await.unwrap();
+        target.write_at(0, &[7; 4096]).await.unwrap();
+        let error = target.write_at(8192, &[7; 4096]).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
-        let error = target.write_at(0, &[8; 4096]).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        assert!(target.is_interrupted());
+        for _ in 0..2 {
+            // A flush that reached the server anew would call lost writes safe.
+            let error = target.flush().await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+            let error = target.write_at(0, &[8; 4096]).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        }
+        assert!(server.disk.lock().unwrap()[0] != 8, "nothing is written after the loss");
+        assert_eq!(server.flushes.load(Ordering::Relaxed), 0);
     }
-    assert_eq!(server.disk.lock().unwrap()[0], 7, "nothing is written after the loss");
+}
+
+/// A server that lost power answers new connections as if nothing had been; only the old ones
+/// tell.
+#[tokio::test]
+async fn a_flush_asks_every_connection_that_carried_a_write() {
+    let server = Server::start(vec![0; SIZE], Manner::default()).await;
+    let target = target(&server).await.unwrap();
+    for at in 0..4 {
+        target.write_at(at * 4096, &[1; 4096]).await.unwrap();
+    }
+    assert_eq!(server.connections.load(Ordering::Relaxed), 4);
+    target.flush().await.unwrap();
+    assert_eq!(server.flushes.load(Ordering::Relaxed), 4);
+    target.flush().await.unwrap();
+    assert_eq!(server.flushes.load(Ordering::Relaxed), 5, "nothing was written in between");
+}
+
+#[tokio::test]
+async fn what_is_read_back_comes_over_new_connections() {
+    let server = Server::start(vec![0; SIZE], Manner::default()).await;
+    let target = target(&server).await.unwrap();
+    target.write_at(4096, &[9; 4096]).await.unwrap();
+    let before = server.connections.load(Ordering::Relaxed);
+    let reader = target.reader().await.unwrap();
+    assert_eq!(server.flushes.load(Ordering::Relaxed), 1, "what is read back is flushed");
+    assert_eq!(reader.read_vec(4095, 3).await.unwrap(), [0, 9, 9]);
+    assert!(server.connections.load(Ordering::Relaxed) > before);
+    drop(reader);
+    // Connections that were ended on purpose are no loss.
+    target.write_at(0, &[3; 4096]).await.unwrap();
+    target.flush().await.unwrap();
+    assert!(!target.is_interrupted());
+    assert_eq!(server.disk.lock().unwrap()[..2], [3, 3]);
+}
+
+#[tokio::test]
+async fn zeroing_is_fast_where_the_server_says_so_and_right_where_not() {
+    for fast in [Some(true), Some(false), None] {
+        let manner = Manner { fast_zero: fast, ..Manner::default() };
+        let server = Server::start(vec![7; SIZE], manner).await;
+        let target = target(&server).await.unwrap();
+        for _ in 0..2 {
+            target.write_zeroes(ByteRange::new(4096, SIZE as u64).unwrap()).await.unwrap();
+        }
+        let disk = server.disk.lock().unwrap();
+        assert!(disk[..4096].iter().all(|b| *b == 7) && disk[4096..].iter().all(|b| *b == 0));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_write_keeps_its_meaning() {
+    let cases = [
+        (1, Kind::TargetUnusable),
+        (28, Kind::TargetUnusable),
+        (5, Kind::Io),
+        (22, Kind::Io),
+        (108, Kind::Unavailable),
+    ];
+    for (code, kind) in cases {
+        let manner = Manner { fault: Some(Fault::WriteRefusal(code)), ..Manner::default() };
+        let server = Server::start(vec![1; SIZE], manner).await;
+        let target = target(&server).await.unwrap();
+        let error = target.write_at(0, &[2; 512]).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{code}: {error}");
+    }
 }

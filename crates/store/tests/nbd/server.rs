@@ -29,6 +29,16 @@ pub(crate) enum Fault {
     HangUp,
     /// No answer at all.
     Silence,
+    /// Every connection ends at a write, and what was not flushed is gone: power was lost.
+    PowerLoss,
+    /// A write is answered with this error.
+    WriteRefusal(u32),
+}
+
+impl Fault {
+    fn is_of_writes(self) -> bool {
+        matches!(self, Self::PowerLoss | Self::WriteRefusal(_))
+    }
 }
 
 /// How the server behaves.
@@ -40,6 +50,10 @@ pub(crate) struct Manner {
     pub(crate) read_only: bool,
     pub(crate) no_flush: bool,
     pub(crate) min_block: Option<u32>,
+    /// Writes of zeros carry the flag for speed, and are refused or not.
+    pub(crate) fast_zero: Option<bool>,
+    /// Writes before the fault.
+    pub(crate) fault_after: usize,
     /// The answer to the request for an export, instead of the export.
     pub(crate) refuse_export: Option<u32>,
     pub(crate) fault: Option<Fault>,
@@ -50,6 +64,7 @@ pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) disk: Arc<Mutex<Vec<u8>>>,
     pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) flushes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,9 +72,16 @@ struct Session {
     manner: Manner,
     disk: Arc<Mutex<Vec<u8>>>,
     fault: Arc<Mutex<Option<Fault>>>,
+    /// What survives a loss of power.
+    durable: Arc<Mutex<Vec<u8>>>,
+    flushes: Arc<AtomicUsize>,
+    writes: Arc<AtomicUsize>,
+    /// Every loss of power ends the sessions that began before.
+    losses: Arc<AtomicUsize>,
 }
 
 struct Request {
+    flags: u16,
     command: u16,
     cookie: u64,
     offset: u64,
@@ -75,7 +97,16 @@ impl Server {
         let disk = Arc::new(Mutex::new(disk));
         let connections = Arc::new(AtomicUsize::new(0));
         let fault = Arc::new(Mutex::new(manner.fault));
-        let session = Session { manner, disk: Arc::clone(&disk), fault };
+        let flushes = Arc::new(AtomicUsize::new(0));
+        let session = Session {
+            manner,
+            durable: Arc::new(Mutex::new(disk.lock().unwrap().clone())),
+            disk: Arc::clone(&disk),
+            fault,
+            flushes: Arc::clone(&flushes),
+            writes: Arc::default(),
+            losses: Arc::default(),
+        };
         let counter = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -84,7 +115,7 @@ impl Server {
                 tokio::spawn(async move { session.serve(stream).await });
             }
         });
-        Self { address, disk, connections }
+        Self { address, disk, connections, flushes }
     }
 }
 
@@ -126,6 +157,7 @@ impl Session {
         // Flags, flush, trim, write zeroes, several connections.
         let mut flags: u16 = 1 | 4 | 32 | 64 | 256;
         flags |= if self.manner.read_only { 2 } else { 0 };
+        flags |= if self.manner.fast_zero.is_some() { 1 << 11 } else { 0 };
         flags &= if self.manner.no_flush { !4 } else { !0 };
         let size = self.disk.lock().unwrap().len() as u64;
         let info = [&[0, 0][..], &size.to_be_bytes(), &flags.to_be_bytes()].concat();
@@ -139,10 +171,14 @@ impl Session {
     }
 
     async fn transmit(&self, stream: &mut TcpStream) -> Io<()> {
+        let born = self.losses.load(Ordering::Relaxed);
         loop {
             stream.read_u32().await?;
-            stream.read_u16().await?;
+            if self.losses.load(Ordering::Relaxed) != born {
+                return Ok(());
+            }
             let request = Request {
+                flags: stream.read_u16().await?,
                 command: stream.read_u16().await?,
                 cookie: stream.read_u64().await?,
                 offset: stream.read_u64().await?,
@@ -164,7 +200,7 @@ impl Session {
         assert!(offset.is_multiple_of(block) && u64::from(len).is_multiple_of(block));
         match command {
             0 => {
-                let fault = self.fault.lock().unwrap().take();
+                let fault = self.fault.lock().unwrap().take_if(|fault| !fault.is_of_writes());
                 let bytes = self.disk.lock().unwrap()[range].to_vec();
                 match fault {
                     None => self.data(stream, request, &bytes).await?,
@@ -175,10 +211,35 @@ impl Session {
             1 => {
                 let mut data = vec![0; len as usize];
                 stream.read_exact(&mut data).await?;
+                let number = self.writes.fetch_add(1, Ordering::Relaxed);
+                let due = self.manner.fault.is_some() && number >= self.manner.fault_after;
+                let wanted = |fault: &mut Fault| due && fault.is_of_writes();
+                let fault = self.fault.lock().unwrap().take_if(wanted);
+                match fault {
+                    Some(Fault::PowerLoss) => {
+                        self.losses.fetch_add(1, Ordering::Relaxed);
+                        let durable = self.durable.lock().unwrap().clone();
+                        *self.disk.lock().unwrap() = durable;
+                        return Ok(false);
+                    }
+                    Some(Fault::WriteRefusal(code)) => {
+                        wrong(stream, request, &[], Fault::Refusal(code)).await?;
+                        return Ok(true);
+                    }
+                    _ => {}
+                }
                 self.disk.lock().unwrap()[range].copy_from_slice(&data);
                 self.done(stream, request).await?;
             }
-            3 => self.done(stream, request).await?,
+            3 => {
+                self.flushes.fetch_add(1, Ordering::Relaxed);
+                let disk = self.disk.lock().unwrap().clone();
+                *self.durable.lock().unwrap() = disk;
+                self.done(stream, request).await?;
+            }
+            6 if request.flags & 16 != 0 && self.manner.fast_zero == Some(false) => {
+                wrong(stream, request, &[], Fault::Refusal(95)).await?;
+            }
             4 | 6 => {
                 self.disk.lock().unwrap()[range].fill(0);
                 self.done(stream, request).await?;
@@ -291,6 +352,6 @@ async fn wrong(stream: &mut TcpStream, request: &Request, bytes: &[u8], fault: F
             let error = [&code.to_be_bytes()[..], &[0, 3], b"n\x1bo"].concat();
             chunk(stream, request, (1, 0x8001), &error).await
         }
-        Fault::HangUp | Fault::Silence => Ok(()),
+        _ => Ok(()),
     }
 }

@@ -36,7 +36,7 @@ impl StoreObserver for Recorder {
 pub fn url(text: &str) -> ObjectUrl {
     match text.parse().unwrap() {
         Location::Object(url) => url,
-        Location::File(path) => panic!("{} is a path", path.display()),
+        other => panic!("{other} is no object"),
     }
 }
 
