@@ -159,20 +159,6 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
-    /// Say how large the file would be that convert makes of an image; reads no payload
-    #[command(after_help = "Examples:\n  \
-        carreto measure disk.qcow2 --to raw\n  \
-        carreto measure disk.raw --to vmdk --subformat streamOptimized --output json\n\n\
-        Sizes are upper bounds where data may turn out to be zeros or may be compressed.")]
-    Measure {
-        #[command(flatten)]
-        image: ImageArgs,
-        /// The format to write
-        #[arg(long, value_enum, value_name = "FORMAT")]
-        to: OutputArg,
-        #[command(flatten)]
-        format: FormatArgs,
-    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

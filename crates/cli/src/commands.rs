@@ -64,9 +64,6 @@ async fn run_with(
             encode::measure(setup, &image, to, &format, output).await
         }
         Command::Store { command } => store::run(setup, &command, output, progress).await,
-        Command::Measure { image, to, format } => {
-            encode::measure(setup, &image, to, &format, output).await
-        }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ const SPAN: usize = GRAIN * 512;
 fn write(disk: &[u8]) -> Vec<u8> {
     let mut options = WriteOptions::new(OutputFormat::VmdkStream);
     options.id = *b"sixteen bytes id";
-    options.name = "web01.vmdk".to_owned();
+    "web01.vmdk".clone_into(&mut options.name);
     let (mut image, packer) = encoder(&options, disk.len() as u64).unwrap();
     let (mut file, mut segments) = (vec![0; image.head_len() as usize], Vec::new());
     let mut append = |segments: &mut Vec<Segment>, item: &[u8], packed: &Packed| {
