@@ -290,7 +290,7 @@ async fn every_checksum_makes_the_object_on_a_real_server() {
         let handle = stores(flags).handle(&url("s3://images/disk")).unwrap();
         let upload = handle.begin_upload().await.unwrap();
         let part = upload.put_part(0, Bytes::from_static(b"123456789")).await.unwrap();
-        let facts = upload.complete(&[part], 9).await.unwrap();
+        let facts = upload.complete(&[part], 9, None).await.unwrap();
         assert_eq!(facts.size, 9, "{checksum}");
     }
 }
