@@ -163,9 +163,6 @@ async fn a_probe_of_a_real_server_removes_what_it_made() {
     let probe = StoreProbe::new(&admin(settings(&server.endpoint), "s3://images"));
     probe.run().await.unwrap();
     assert_eq!(probe.clean_up().await, Vec::<String>::new());
-    for finding in probe.findings() {
-        println!("{finding:?}");
-    }
     let findings = probe.findings();
     let verdict = |name| findings.iter().find(|f| f.name == name).unwrap().verdict;
     for name in ["write", "head", "range", "write_if_none_match", "multipart", "clock"] {
