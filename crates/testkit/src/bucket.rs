@@ -4,6 +4,7 @@
 //! It speaks just enough of the protocol for one client, checks no signature, and writes to the
 //! socket itself, since a proper library refuses to send what must be tested.
 
+use md5::{Digest as _, Md5};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -161,7 +162,7 @@ impl Bucket {
                     self.kept().uploads.remove(asked.upload.as_deref().unwrap_or_default());
                 }
                 Reply::Before(bytes) => {
-                    let stored = Stored { bytes: bytes.clone(), etag: "foreign".to_owned() };
+                    let stored = Stored { bytes: bytes.clone(), etag: tag(bytes) };
                     self.kept().objects.insert(asked.key.clone(), stored);
                 }
                 Reply::Honest | Reply::Lose => {}
@@ -256,7 +257,11 @@ impl Kept {
             return error("400 Bad Request", "InvalidPartOrder");
         }
         let bytes: Vec<u8> = named.iter().flat_map(|(_, part)| part.bytes.clone()).collect();
-        let etag = format!("{}-{}", tag(&bytes), named.len());
+        let mut digests = Md5::new();
+        for (_, part) in &named {
+            digests.update(Md5::digest(&part.bytes));
+        }
+        let etag = format!("{}-{}", hex(digests.finalize().into()), named.len());
         self.uploads.remove(upload);
         let text = format!(
             "<CompleteMultipartUploadResult><ETag>\"{etag}\"</ETag></CompleteMultipartUploadResult>"
@@ -370,10 +375,11 @@ fn give(stored: &Stored, head: &Head) -> Vec<u8> {
     }
 }
 
-/// A number that differs where bytes differ (FNV-1a).
+/// The `ETag` of an object that was put at once, and of a part: its MD5.
 fn tag(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
-    });
-    format!("{hash:016x}")
+    hex(Md5::digest(bytes).into())
+}
+
+fn hex(digest: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(digest))
 }
