@@ -3,8 +3,8 @@
 use crate::{ImageSpec, Setup, image, shown_location};
 use carreto_block::{ByteRange, Placement};
 use carreto_error::Result;
-use carreto_formats::Limits;
-use carreto_formats::write::{OutputFormat, WriteOptions, gauge};
+use carreto_formats::write::{Gauge, OutputFormat, WriteOptions, gauge};
+use carreto_formats::{Image, Limits};
 use serde::Serialize;
 
 /// The size of a file that [`crate::encode`] would make. Sizes are in bytes.
@@ -57,18 +57,7 @@ async fn measure_whole(
     let image = &opened.image;
     let mut gauge = gauge(output, image.size())?;
     image.check(&Limits::default()).await?;
-    let mut rest = ByteRange::whole(image.size());
-    let mut allocated_size = 0;
-    while !rest.is_empty() {
-        for extent in image.extents(rest, 4096).await? {
-            rest = rest.split_at(extent.range.end()).1;
-            if !matches!(extent.placement, Placement::Zero | Placement::Absent) {
-                gauge.data(extent.range);
-                allocated_size += extent.range.len();
-            }
-        }
-        setup.alive();
-    }
+    let allocated_size = fill(setup, &mut gauge, image.as_ref()).await?;
     opened.expect_unchanged().await?;
     Ok(Measurement {
         schema_version: 1,
@@ -81,4 +70,31 @@ async fn measure_whole(
         fully_allocated: gauge.fully_allocated(),
         exact: matches!(output.format, OutputFormat::Raw | OutputFormat::VhdFixed),
     })
+}
+
+/// The bytes that the file needs at most which `output` makes of `image`.
+///
+/// # Errors
+/// As [`measure`].
+pub(crate) async fn most(setup: &Setup, image: &dyn Image, output: &WriteOptions) -> Result<u64> {
+    let mut gauge = gauge(output, image.size())?;
+    fill(setup, &mut gauge, image).await?;
+    Ok(gauge.required())
+}
+
+/// Tells `gauge` where `image` has data; gives how much.
+async fn fill(setup: &Setup, gauge: &mut Gauge, image: &dyn Image) -> Result<u64> {
+    let mut rest = ByteRange::whole(image.size());
+    let mut allocated = 0;
+    while !rest.is_empty() {
+        for extent in image.extents(rest, 4096).await? {
+            rest = rest.split_at(extent.range.end()).1;
+            if !matches!(extent.placement, Placement::Zero | Placement::Absent) {
+                gauge.data(extent.range);
+                allocated += extent.range.len();
+            }
+        }
+        setup.alive();
+    }
+    Ok(allocated)
 }

@@ -10,6 +10,7 @@ use crate::content;
 use crate::image::{self, Opened};
 use crate::inspect::{self, ImageFacts};
 use crate::job::Job;
+use crate::measure;
 use crate::watchdog::{Pulse, Watchdog};
 use crate::{ImageSpec, RunEvent, Setup, shown_location};
 use carreto_block::{ByteRange, Source};
@@ -98,7 +99,7 @@ impl Run<'_> {
             goal: &goal,
             path: &path,
             size: origin.facts.virtual_size,
-            allocated: origin.facts.allocated_size,
+            most: self.most(&origin, &goal).await?,
             known_parts: origin.expected.as_ref().map(|expected| expected.part_size),
         };
         let started = start.find(&stamp, restart, self.setup);
@@ -127,6 +128,15 @@ impl Run<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Bytes that the object needs at most.
+    async fn most(&self, origin: &Origin, goal: &Goal) -> Result<u64> {
+        if self.spec.as_is || matches!(goal, Goal::File(_)) {
+            return Ok(origin.facts.virtual_size);
+        }
+        let image = origin.opened.image.as_ref();
+        self.setup.stop.race(measure::most(self.setup, image, &self.spec.output)).await
     }
 
     async fn open(&self, goal: &Goal, report: &mut EncodeReport) -> Result<Origin> {

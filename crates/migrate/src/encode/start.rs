@@ -5,7 +5,7 @@ use super::spec::EncodeSpec;
 use crate::image::{self, Opened};
 use crate::{Setup, location, system};
 use carreto_error::{Error, IoSide, Kind, Result, chain_text};
-use carreto_formats::write::{OutputFormat, WriteOptions};
+use carreto_formats::write::WriteOptions;
 use carreto_store::{LocalFile, Location, MAX_PARTS, MIN_PART, ObjectStoreHandle};
 use carreto_transfer::{DonePart, PartHeader, PartJournal, PartsDone};
 use std::path::{Path, PathBuf};
@@ -120,8 +120,8 @@ pub(super) struct Start<'r> {
     pub(super) path: &'r Path,
     /// The size of the disk.
     pub(super) size: u64,
-    /// Guest bytes that the image has data for.
-    pub(super) allocated: u64,
+    /// Bytes that the file needs at most.
+    pub(super) most: u64,
     /// The size of parts that are known already.
     pub(super) known_parts: Option<u64>,
 }
@@ -274,13 +274,8 @@ impl Start<'_> {
         if let Goal::File(_) = self.goal {
             return Ok(PART);
         }
-        let bound = match self.spec.output.format {
-            // Every byte is there, or a block of 2 MiB for a few of its bytes.
-            OutputFormat::Raw | OutputFormat::VhdFixed | OutputFormat::VhdDynamic => self.size,
-            _ => self.allocated + self.allocated / 16 + self.size / 4096,
-        };
         let least = PART.min(self.spec.memory / 4).max(MIN_PART);
-        self.affordable((bound / PLANNED_PARTS).next_multiple_of(1 << 20).max(least))
+        self.affordable((self.most / PLANNED_PARTS).next_multiple_of(1 << 20).max(least))
     }
 
     /// Makes sure that parts of the size fit into what is lent for them: one that is filled and
