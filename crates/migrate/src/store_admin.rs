@@ -139,7 +139,10 @@ struct Gc<'g> {
 
 impl Gc<'_> {
     async fn treat(&self, upload: PendingUpload, look: bool) -> (UploadEntry, Result<()>) {
-        let age = |time: Option<SystemTime>| self.now.duration_since(time?).ok();
+        // What comes in during the run is younger than its list: no age at all, not an unknown one.
+        let age = |time: Option<SystemTime>| {
+            time.map(|time| self.now.duration_since(time).unwrap_or_default())
+        };
         let old = |age: Option<Duration>| age.is_some_and(|age| age >= self.spec.older_than);
         let mut last = age(upload.begun);
         let mut sent = None;

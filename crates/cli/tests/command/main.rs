@@ -12,6 +12,7 @@ mod hostile;
 mod interruption;
 mod settings;
 mod shell;
+mod store;
 
 use shell::{Shell, example_sha256, examples};
 use std::ffi::OsStr;
