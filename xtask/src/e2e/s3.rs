@@ -7,6 +7,7 @@ mod crowd;
 mod deaths;
 mod outages;
 mod refusals;
+mod store_admin;
 mod upload;
 mod versions;
 
@@ -71,6 +72,7 @@ fn steps(stage: &mut Stage, tally: &mut Tally) -> Result<()> {
     crowd::run(stage, tally)?;
     deaths::run(stage, tally)?;
     outages::run(stage, tally)?;
+    store_admin::run(stage, tally)?;
     let left = stage.server.client.uploads(&stage.bucket, "")?;
     tally.check("no upload is left", expect_none(&left));
     Ok(())

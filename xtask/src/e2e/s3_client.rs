@@ -110,6 +110,14 @@ impl Client {
         Ok(own.filter_map(|version| element(version, "VersionId")).map(str::to_owned).collect())
     }
 
+    /// The keys of the first objects of `bucket`.
+    pub(crate) fn keys(&self, bucket: &str) -> Result<Vec<String>> {
+        let text = self.get(&format!("/{bucket}"), &[("list-type", "2")])?;
+        let objects = elements(&text, "Contents").into_iter();
+        let keys = objects.map(|object| element(object, "Key").map(str::to_owned));
+        keys.collect::<Option<_>>().ok_or_else(|| format!("what is this? {text}").into())
+    }
+
     /// The uploads in parts under way whose key begins with `prefix`.
     pub(crate) fn uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Upload>> {
         let query = [("uploads", ""), ("prefix", prefix)];

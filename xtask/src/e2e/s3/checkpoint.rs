@@ -62,6 +62,11 @@ impl Job {
         Ok(())
     }
 
+    /// Runs another command, which must succeed, with the state of the job.
+    pub(super) fn run(&self, words: &[&str]) -> Result<Outcome> {
+        self.carreto.expect(0, &self.carreto.job(words, &[])?)
+    }
+
     /// Whether a rerun will find what was begun.
     pub(super) fn is_written_down(&self) -> Result<bool> {
         let jobs = self.carreto.state().join("jobs");
