@@ -48,7 +48,7 @@ struct Suite {
 /// In the order in which they run: servers are built meanwhile, so their suites are the last.
 const SUITES: &[Suite] = &[
     Suite { name: "qemu", needs: &[needs::QEMU], run: qemu::run },
-    Suite { name: "write", needs: &[needs::QEMU], run: write::run },
+    Suite { name: "write", needs: &[needs::QEMU, needs::PYTHON], run: write::run },
     Suite { name: "kill", needs: &[needs::QEMU], run: kill::run },
     Suite { name: "nbd", needs: &[needs::QEMU, needs::NBD], run: nbd::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },

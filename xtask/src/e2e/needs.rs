@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Root,
     /// The Go that builds servers, unless the user named one.
     Go,
+    /// Python that can make environments of its own.
+    Python,
 }
 
 /// What is there now.
@@ -56,6 +58,7 @@ pub(crate) const CURL: Need = Need::Programs {
     version: Some(&["curl", "--version"]),
 };
 pub(crate) const GO: Need = Need::Go;
+pub(crate) const PYTHON: Need = Need::Python;
 
 /// Whether a machine runs this, which must never leave a suite out.
 pub(crate) fn is_ci() -> bool {
@@ -83,6 +86,11 @@ impl Need {
                 let versions = vec![first_line(&[go, "version"])?];
                 Ok(Provided { versions, installed: Vec::new() })
             }
+            Self::Python => {
+                let installed = install_unless(has_venv, "Python with venv", PYTHON_PACKAGES)?;
+                let versions = vec![first_line(&["python3", "--version"])?];
+                Ok(Provided { versions, installed: installed.into_iter().collect() })
+            }
         }
     }
 }
@@ -101,15 +109,33 @@ fn is_root() -> bool {
     user.is_ok_and(|user| user.trim() == "0")
 }
 
+/// The Debian packages of [`Need::Python`].
+const PYTHON_PACKAGES: &[&str] = &["python3", "python3-venv"];
+
+/// Debian has the second module in a package of its own.
+fn has_venv() -> bool {
+    let import = ["-c", "import venv, ensurepip"];
+    process::succeed(Command::new("python3").args(import)).is_ok()
+}
+
 /// Returns what it had to do.
 fn install(programs: &[&str], packages: &[&str]) -> Result<Option<String>> {
-    let missing = |programs: &[&str]| programs.iter().any(|program| find(program).is_none());
-    if !missing(programs) {
+    let is_there = || programs.iter().all(|program| find(program).is_some());
+    install_unless(is_there, &programs.join(", "), packages)
+}
+
+/// Installs the Debian `packages` that have `what`. Returns what it had to do.
+fn install_unless(
+    is_there: impl Fn() -> bool,
+    what: &str,
+    packages: &[&str],
+) -> Result<Option<String>> {
+    if is_there() {
         return Ok(None);
     }
     let line = format!("apt-get install {}", packages.join(" "));
     if !is_root() || find("apt-get").is_none() {
-        return Err(format!("it needs {}: as root, {line}", programs.join(", ")).into());
+        return Err(format!("it needs {what}: as root, {line}").into());
     }
     println!("{line}");
     let apt = |arguments: &[&str]| {
@@ -122,8 +148,8 @@ fn install(programs: &[&str], packages: &[&str]) -> Result<Option<String>> {
         apt(&["update"])?;
         apt(&arguments)?;
     }
-    if missing(programs) {
-        return Err(format!("{line} did not bring {}", programs.join(", ")).into());
+    if !is_there() {
+        return Err(format!("{line} did not bring {what}").into());
     }
     Ok(Some(line))
 }
