@@ -13,6 +13,8 @@ mod assembly;
 mod connection;
 mod export;
 mod handshake;
+mod moved;
+mod reply;
 mod source;
 mod target;
 mod wire;

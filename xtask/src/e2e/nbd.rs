@@ -8,6 +8,7 @@ use super::{Lab, disk, process};
 use crate::Result;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const START: Duration = Duration::from_secs(20);
-const KILLS: usize = 6;
+const KILLS: usize = 4;
+/// Data and holes in turn, of 4 KiB: qemu-nbd answers one question with 65,536 descriptors.
+const ALTERNATING: u64 = 256 << 20;
 
 /// nbdkit's filters before the plugin, and its further options.
 const NBDKIT: &[(&str, &[&str], &[&str])] = &[
@@ -41,12 +44,15 @@ struct Server {
 impl Server {
     /// Starts `command`, which serves `url`, and waits until `there` says that it answers.
     fn start(command: &mut Command, url: String, there: impl Fn() -> bool) -> Result<Self> {
-        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        // Servers complain of clients that hang up, as the look whether they answer does.
+        let said = tempfile::tempfile()?;
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
         let mut server = Self { child: quiet.spawn()?, url };
         let begin = Instant::now();
         while !there() {
             if let Some(status) = server.child.try_wait()? {
-                return Err(format!("{command:?} ended with {status}").into());
+                let said = process::text(said)?;
+                return Err(format!("{command:?} ended with {status}: {said}").into());
             }
             if begin.elapsed() > START {
                 return Err(format!("{command:?} does not answer").into());
@@ -110,6 +116,7 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
         tally.check(&format!("qemu-nbd of {format}, {shared} clients"), result);
     }
     tally.check("read-only and small exports", refused(&carreto, &image, &folder));
+    tally.check("data and holes in turn", alternating(&carreto, &folder));
     tally.check("errors of the server", errors(&carreto, &image, &folder));
     tally.check("killed again and again", killed(&carreto, &image, &folder));
     tally.check("the server killed", server_killed(&carreto, &image, &folder));
@@ -169,6 +176,24 @@ fn qemu(carreto: &Carreto, image: &Image, folder: &Path, format: &str, shared: &
     process::succeed(&mut compare).map(drop)
 }
 
+fn alternating(carreto: &Carreto, folder: &Path) -> Result<()> {
+    let path = folder.join("alternating");
+    let file = File::create(&path)?;
+    file.set_len(ALTERNATING)?;
+    for at in (0..ALTERNATING).step_by(8192) {
+        file.write_all_at(&[7; 4096], at)?;
+    }
+    let server = Server::qemu(&path, "raw", free_port()?, &["--read-only"])?;
+    let digest = ["digest", &server.url, "-f", "raw", "--algorithm", "sha256"];
+    let found = carreto.expect(0, &digest)?.stdout;
+    let wanted = disk::sha256(&path)?;
+    std::fs::remove_file(&path)?;
+    if found.starts_with(&wanted) {
+        return Ok(());
+    }
+    Err(format!("{found:?}, wanted {wanted}").into())
+}
+
 fn refused(carreto: &Carreto, image: &Image, folder: &Path) -> Result<()> {
     let file = old(folder, image.virtual_size)?;
     let before = disk::sha256(&file)?;
@@ -224,7 +249,7 @@ fn killed(carreto: &Carreto, image: &Image, folder: &Path) -> Result<()> {
             target,
             &["--yes", "--limit-rate", &rate],
         )?)?;
-        sleep(Duration::from_millis(200 + rng.below(1500)));
+        sleep(Duration::from_millis(200 + rng.below(800)));
         match child.kill()?.status.code() {
             None => kills += 1,
             Some(0) => break,
@@ -246,7 +271,7 @@ fn server_killed(carreto: &Carreto, image: &Image, folder: &Path) -> Result<()> 
     let target = PathBuf::from(&server.url);
     let more = ["--yes", "--limit-rate", &rate];
     let child = carreto.spawn(&carreto.migration(text(&image.path)?, &target, &more)?)?;
-    sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(1));
     server.kill()?;
     match child.wait()?.status.code() {
         Some(5) => {}

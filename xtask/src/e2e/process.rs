@@ -82,11 +82,12 @@ impl Running {
             }
             sleep(POLL);
         };
-        Ok(Outcome { status, stdout: text(&mut self.stdout)?, stderr: text(&mut self.stderr)? })
+        Ok(Outcome { status, stdout: text(self.stdout)?, stderr: text(self.stderr)? })
     }
 }
 
-fn text(file: &mut File) -> Result<String> {
+/// What was written to `file`.
+pub(crate) fn text(mut file: File) -> Result<String> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;

@@ -120,10 +120,11 @@ fn unix(url: &Url) -> Result<Place, String> {
     if url.host_str().is_some_and(|host| !host.is_empty()) {
         return Err("nbd+unix:// takes three slashes: nbd+unix:///EXPORT?socket=PATH".into());
     }
-    let mut pairs = url.query_pairs();
-    match (pairs.next(), pairs.next()) {
-        (Some((name, path)), None) if name == "socket" && !path.is_empty() => {
-            Ok(Place::Unix(PathBuf::from(path.into_owned())))
+    // A plus sign is itself: this is no form.
+    let mut pairs = url.query().unwrap_or_default().split('&').map(|pair| pair.split_once('='));
+    match (pairs.next().flatten(), pairs.next()) {
+        (Some(("socket", path)), None) if !path.is_empty() => {
+            percent_decode(path).map(|path| Place::Unix(path.into()))
         }
         _ => Err("nbd+unix:// takes exactly one parameter: ?socket=PATH".into()),
     }
@@ -143,7 +144,7 @@ fn percent_decode(text: &str) -> Result<String, String> {
         };
         bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
     }
-    String::from_utf8(bytes).map_err(|_| "the export's name is not UTF-8".into())
+    String::from_utf8(bytes).map_err(|_| "the name of the export or the socket is not UTF-8".into())
 }
 
 /// `text` with what has a meaning in a URL, and what cannot be shown, written as escapes.
@@ -200,6 +201,23 @@ mod tests {
         let unix = parse("nbd+unix:///disk?socket=/run/a%20b.sock").unwrap();
         assert_eq!(unix.place, Place::Unix("/run/a b.sock".into()));
         assert_eq!(unix.export(), "disk");
+        let plus = parse("nbd+unix:///?socket=/run/a+b%2Bc").unwrap();
+        assert_eq!(plus.place, Place::Unix("/run/a+b+c".into()));
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        for text in [
+            "nbd://me:CANARY@host/x",
+            "nbd://me:CANARY@[/x",
+            "nbd://me:CANARY@host:port/x",
+            "nbds://me:CANARY@host/x",
+            "nbd+ssh://me:CANARY@host/x",
+            "nbd+unix://me:CANARY@/x?socket=/y",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!format!("{error:?} {error}").contains("CANARY"), "{error:?}");
+        }
     }
 
     #[test]
@@ -251,6 +269,9 @@ mod tests {
             "nbd+unix:///x",
             "nbd+unix:///x?socket=",
             "nbd+unix:///x?sock=/y",
+            "nbd+unix:///x?socket",
+            "nbd+unix:///x?socket=/y&socket=/z",
+            "nbd+unix:///x?socket=%ff",
             "nbd+unix://host/x?socket=/y",
             "nbd://host/%zz",
             "nbd://host/%ff",

@@ -6,6 +6,9 @@ use std::ops::Range;
 
 /// Descriptors of a block status that are kept; a server may send fewer than were asked for.
 const MAX_DESCRIPTORS: usize = 8192;
+/// Separate runs of bytes that one reply may have come in at any time. Servers send their chunks
+/// in order, or nearly so.
+const MAX_RUNS: usize = 4096;
 
 /// What a request expects.
 #[derive(Debug)]
@@ -15,12 +18,17 @@ pub(super) enum Assembly {
     /// The bytes from `offset` on.
     Bytes { offset: u64, bytes: Vec<u8>, covered: Vec<Range<usize>> },
     /// What is zero from the start of the request on: lengths and whether they read as zeros.
-    Status { context: u32, pieces: Vec<(u64, bool)> },
+    /// The connection fills in the number of its context.
+    Status { context: Option<u32>, pieces: Vec<(u64, bool)> },
 }
 
 impl Assembly {
     pub(super) fn bytes(offset: u64, len: usize) -> Self {
         Self::Bytes { offset, bytes: vec![0; len], covered: Vec::new() }
+    }
+
+    pub(super) const fn status() -> Self {
+        Self::Status { context: None, pieces: Vec::new() }
     }
 
     /// Where `len` payload bytes for `at` belong.
@@ -44,11 +52,7 @@ impl Assembly {
         if overlaps(before) || overlaps(covered.get(after)) || len == 0 {
             return Err(violation(format!("{len} bytes at {at} a second time")));
         }
-        // Chunks come in order almost always; growing the last range keeps the list short.
-        match after.checked_sub(1).and_then(|index| covered.get_mut(index)) {
-            Some(before) if before.end == range.start => before.end = range.end,
-            _ => covered.insert(after, range.clone()),
-        }
+        cover(covered, after, &range)?;
         Ok(&mut bytes[range])
     }
 
@@ -60,25 +64,34 @@ impl Assembly {
         }
     }
 
-    /// Takes the payload of a block status chunk.
+    /// Takes the beginning of a block status chunk, the number of its context.
     ///
     /// # Errors
     /// `Unavailable` when it is not what was asked for.
-    pub(super) fn status(&mut self, payload: &[u8]) -> Result<()> {
-        let Self::Status { context, pieces } = self else {
+    pub(super) fn begin_status(&self, of: u32) -> Result<()> {
+        match self {
+            Self::Status { context, pieces } if *context == Some(of) && pieces.is_empty() => Ok(()),
+            Self::Status { .. } => Err(violation("a block status of another context, or a second")),
+            _ => Err(violation("a block status for another request")),
+        }
+    }
+
+    /// Takes more of a block status chunk, whole descriptors.
+    ///
+    /// # Errors
+    /// `Unavailable` when one is empty.
+    pub(super) fn descriptors(&mut self, payload: &[u8]) -> Result<()> {
+        let Self::Status { pieces, .. } = self else {
             return Err(violation("a block status for another request"));
         };
-        let (words, rest) = payload.as_chunks::<4>();
-        let mut words = words.iter().map(|word| u32::from_be_bytes(*word));
-        if !rest.is_empty() || words.next() != Some(*context) || !pieces.is_empty() {
-            return Err(violation("a malformed block status"));
-        }
-        while let (Some(len), Some(state)) = (words.next(), words.next()) {
+        for descriptor in payload.as_chunks::<8>().0 {
+            let [a, b, c, d, state @ ..] = *descriptor;
+            let len = u32::from_be_bytes([a, b, c, d]);
             if len == 0 {
                 return Err(violation("an empty extent in a block status"));
             }
             if pieces.len() < MAX_DESCRIPTORS {
-                pieces.push((u64::from(len), state & STATE_ZERO != 0));
+                pieces.push((u64::from(len), u32::from_be_bytes(state) & STATE_ZERO != 0));
             }
         }
         Ok(())
@@ -106,6 +119,26 @@ impl Assembly {
     }
 }
 
+/// Notes that `range` has come, which belongs at `index` among the sorted runs.
+fn cover(runs: &mut Vec<Range<usize>>, index: usize, range: &Range<usize>) -> Result<()> {
+    let joins_after = runs.get(index).is_some_and(|after| after.start == range.end);
+    let before = index.checked_sub(1).filter(|before| runs[*before].end == range.start);
+    match (before, joins_after) {
+        (Some(before), true) => {
+            let after = runs.remove(index);
+            runs[before].end = after.end;
+        }
+        (Some(before), false) => runs[before].end = range.end,
+        (None, true) => runs[index].start = range.start,
+        (None, false) if runs.len() < MAX_RUNS => runs.insert(index, range.clone()),
+        (None, false) => {
+            let text = format!("a reply of more than {MAX_RUNS} pieces that do not touch");
+            return Err(violation(text));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,22 +162,39 @@ mod tests {
         read.slot(0, 10).unwrap();
         read.slot(20, 10).unwrap();
         assert!(read.finish().is_err());
-        assert!(Assembly::Status { context: 1, pieces: Vec::new() }.finish().is_err());
+        assert!(Assembly::status().finish().is_err());
+    }
+
+    #[test]
+    fn a_reply_in_countless_pieces_is_given_up() {
+        let mut read = Assembly::bytes(0, 4 * MAX_RUNS);
+        for run in 0..MAX_RUNS as u64 {
+            read.slot(4 * run, 1).unwrap();
+        }
+        assert!(read.slot(4 * MAX_RUNS as u64 - 2, 1).is_err());
+        // What touches a run makes none.
+        for run in 0..MAX_RUNS as u64 {
+            read.slot(4 * run + 3, 1).unwrap();
+            read.slot(4 * run + 1, 2).unwrap();
+        }
+        let Assembly::Bytes { covered, .. } = read.finish().unwrap() else { unreachable!() };
+        assert_eq!(covered, vec![0..4 * MAX_RUNS; 1]);
     }
 
     #[test]
     fn a_block_status_is_for_its_context_and_whole() {
         let words = |words: &[u32]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<_>>();
-        let status = |payload: &[u8]| {
-            let mut status = Assembly::Status { context: 7, pieces: Vec::new() };
-            status.status(payload).map(|()| status)
+        let status = |context: u32, payload: &[u8]| {
+            let mut status = Assembly::Status { context: Some(7), pieces: Vec::new() };
+            status.begin_status(context)?;
+            status.descriptors(payload).map(|()| status)
         };
-        let Assembly::Status { pieces, .. } = status(&words(&[7, 512, 3, 1024, 0])).unwrap() else {
-            unreachable!()
-        };
+        let status_of = status(7, &words(&[512, 3, 1024, 0])).unwrap();
+        assert!(status_of.begin_status(7).is_err(), "a second status");
+        let Assembly::Status { pieces, .. } = status_of else { unreachable!() };
         assert_eq!(pieces, [(512, true), (1024, false)]);
-        for bad in [&words(&[8, 512, 0])[..], &words(&[7, 0, 0]), &[0; 5], &[]] {
-            assert!(status(bad).is_err(), "{bad:?}");
-        }
+        assert!(status(8, &words(&[512, 0])).is_err());
+        assert!(status(7, &words(&[0, 0])).is_err());
+        assert!(Assembly::status().begin_status(0).is_err());
     }
 }

@@ -5,24 +5,23 @@
 
 use super::assembly::Assembly;
 use super::handshake::{Agreed, Stream, lost};
-use super::wire::{
-    CMD_DISCONNECT, REPLY_DATA, REPLY_DONE, REPLY_ERROR, REPLY_HOLE, REPLY_NONE, REPLY_STATUS,
-    REQUEST_MAGIC, SIMPLE_MAGIC, STRUCTURED_MAGIC, refusal, violation,
-};
+use super::moved::Counted;
+use super::reply::{Chunk, Reply};
+use super::wire::{CMD_DISCONNECT, REQUEST_MAGIC, violation};
 use carreto_error::{Error, Kind, Result};
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, split};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, split};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests that wait to be written.
 const QUEUE: usize = 16;
-/// The longest chunk without payload for a buffer: errors and block states.
-const MAX_CHUNK: usize = 128 << 10;
-/// A reply's payload may not be longer than any request's.
-const CHUNK_HEAD: usize = 8;
+/// How long a server may take to hang up after it was told that the client goes.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A request.
 #[derive(Debug)]
@@ -38,14 +37,15 @@ pub(super) struct Request {
 /// A connection in the transmission phase.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// What this connection agreed on: its numbers hold for no other.
+    pub(super) agreed: Agreed,
     requests: mpsc::Sender<(u64, Request)>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    assembly: Assembly,
-    refusal: Option<Error>,
+    reply: Reply,
     done: oneshot::Sender<Result<Assembly>>,
 }
 
@@ -56,6 +56,10 @@ struct Shared {
     interrupted: Arc<AtomicBool>,
     /// Changes went over this connection and were not flushed over it.
     unflushed: AtomicBool,
+    /// Bytes that went either way.
+    moved: Arc<AtomicU64>,
+    /// Turns true when both tasks have to let go of the stream.
+    ended: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -72,16 +76,37 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn register(&self, cookie: u64, waiting: Waiting) -> Result<()> {
+    /// Waits for a reply, unless the connection has failed.
+    fn insert(&self, cookie: u64, waiting: Waiting) -> std::result::Result<(), Waiting> {
         let mut state = self.lock();
-        if let Some(reason) = &state.broken {
-            return Err(broken(reason));
+        if state.broken.is_some() {
+            return Err(waiting);
         }
         state.waiting.insert(cookie, waiting);
         Ok(())
     }
 
-    /// Ends the connection for everybody who waits.
+    /// Waits on for more of a reply; if the connection has failed meanwhile, whoever asked is told.
+    fn put_back(&self, cookie: u64, waiting: Waiting) {
+        if let Err(waiting) = self.insert(cookie, waiting) {
+            // Whoever asked may be gone.
+            let _gone = waiting.done.send(Err(self.closed()));
+        }
+    }
+
+    /// Why nothing can be asked any more.
+    fn closed(&self) -> Error {
+        let reason = self.lock().broken.clone();
+        broken(&reason.unwrap_or_else(|| "the connection to the NBD server was closed".into()))
+    }
+
+    /// Waits until the stream has to be let go.
+    async fn until_ended(&self) {
+        // The sender lives as long as `self`.
+        let _ended = self.ended.subscribe().wait_for(|ended| *ended).await.is_ok();
+    }
+
+    /// Ends the connection for everybody who waits, and closes it.
     fn fail(&self, error: &Error) {
         let reason = with_causes(error);
         let waiting = {
@@ -92,6 +117,7 @@ impl Shared {
             state.broken.get_or_insert_with(|| reason.clone());
             std::mem::take(&mut state.waiting)
         };
+        self.ended.send_replace(true);
         for waiting in waiting.into_values() {
             // Whoever asked may be gone.
             let _gone = waiting.done.send(Err(broken(&reason)));
@@ -100,7 +126,7 @@ impl Shared {
 }
 
 /// An error with its causes, on one line.
-fn with_causes(error: &Error) -> String {
+pub(super) fn with_causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -118,29 +144,29 @@ impl Connection {
     /// Takes over a stream that was negotiated; `interrupted` is set when it fails.
     pub(super) fn start(
         stream: Box<dyn Stream>,
-        agreed: &Agreed,
+        agreed: Agreed,
         interrupted: Arc<AtomicBool>,
     ) -> Self {
         let shared = Arc::new(Shared { interrupted, ..Shared::default() });
         let (requests, queue) = mpsc::channel(QUEUE);
-        let (reader, writer) = split(stream);
-        let (at_reader, at_writer) = (Arc::clone(&shared), Arc::clone(&shared));
+        let (reader, writer) = split(Counted { inner: stream, moved: Arc::clone(&shared.moved) });
         let structured = agreed.structured;
-        tokio::spawn(async move {
+        run(&shared, |shared| async move {
             let mut reader = BufReader::with_capacity(64 << 10, reader);
-            let error = loop {
-                if let Err(error) = receive(&mut reader, &at_reader, structured).await {
-                    break error;
+            loop {
+                if let Err(error) = receive(&mut reader, &shared, structured).await {
+                    return shared.fail(&error);
                 }
-            };
-            at_reader.fail(&error);
-        });
-        tokio::spawn(async move {
-            if let Err(error) = send_all(writer, queue).await {
-                at_writer.fail(&error);
             }
         });
-        Self { requests, shared }
+        run(&shared, |shared| async move {
+            match send_all(writer, queue).await {
+                Ok(()) => tokio::time::sleep(FAREWELL).await,
+                Err(error) => shared.fail(&error),
+            }
+            shared.ended.send_replace(true);
+        });
+        Self { agreed, requests, shared }
     }
 
     /// Ends the connection on purpose, unless requests are under way.
@@ -169,7 +195,7 @@ impl Connection {
         self.shared.lock().broken.is_some()
     }
 
-    /// Makes a request and waits for its reply.
+    /// Makes a request and waits for its reply, for as long as bytes move and `patience` after.
     ///
     /// Cancel safe, except that the server may carry the request out.
     ///
@@ -177,27 +203,57 @@ impl Connection {
     /// `Unavailable` when the connection fails or `patience` ends; what the server refuses.
     pub(super) async fn call(&self, request: Request, patience: Duration) -> Result<Assembly> {
         let mut request = request;
-        let cookie = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let assembly = std::mem::replace(&mut request.wanted, Assembly::Nothing);
-        let (done, answer) = oneshot::channel();
-        self.shared.register(cookie, Waiting { assembly, refusal: None, done })?;
-        let exchange = async {
-            let closed = || broken("the connection to the NBD server was closed");
-            self.requests.send((cookie, request)).await.map_err(|_| closed())?;
-            answer.await.map_err(|_| closed())?
-        };
-        if let Ok(outcome) = tokio::time::timeout(patience, exchange).await {
-            return outcome;
+        let mut assembly = std::mem::replace(&mut request.wanted, Assembly::Nothing);
+        if let Assembly::Status { context, pieces } = &mut assembly {
+            *context = self.agreed.allocation;
+            if context.is_none() {
+                pieces.push((u64::from(request.len), false));
+                return Ok(assembly);
+            }
+        }
+        let mut exchange = pin!(self.exchange(request, assembly));
+        loop {
+            let before = self.shared.moved.load(Ordering::Relaxed);
+            if let Ok(outcome) = tokio::time::timeout(patience, exchange.as_mut()).await {
+                return outcome;
+            }
+            if self.shared.moved.load(Ordering::Relaxed) == before {
+                break;
+            }
         }
         let seconds = patience.as_secs();
         let error = broken(&format!("the NBD server has not answered for {seconds} s"));
         self.shared.fail(&error);
         Err(error)
     }
+
+    async fn exchange(&self, request: Request, assembly: Assembly) -> Result<Assembly> {
+        // A caller that goes away while the queue is full leaves nothing behind: only a request
+        // that is sent waits for a reply.
+        let place = self.requests.reserve().await.map_err(|_| self.shared.closed())?;
+        let cookie = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (done, answer) = oneshot::channel();
+        let waiting = Waiting { reply: Reply::to(assembly), done };
+        self.shared.insert(cookie, waiting).map_err(|_| self.shared.closed())?;
+        place.send((cookie, request));
+        answer.await.map_err(|_| self.shared.closed())?
+    }
+}
+
+/// Runs a part of the connection until it ends, or the connection does.
+fn run<F>(shared: &Arc<Shared>, part: impl FnOnce(Arc<Shared>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (part, shared) = (part(Arc::clone(shared)), Arc::clone(shared));
+    tokio::spawn(async move {
+        let ended = pin!(shared.until_ended());
+        futures_util::future::select(pin!(part), ended).await;
+    });
 }
 
 async fn send_all(
-    mut writer: WriteHalf<Box<dyn Stream>>,
+    mut writer: WriteHalf<Counted>,
     mut queue: mpsc::Receiver<(u64, Request)>,
 ) -> Result<()> {
     while let Some((cookie, request)) = queue.recv().await {
@@ -231,125 +287,24 @@ fn head(request: &Request, cookie: u64) -> [u8; 28] {
     head
 }
 
-type Reader = BufReader<ReadHalf<Box<dyn Stream>>>;
+type Reader = BufReader<ReadHalf<Counted>>;
 
 /// Reads one reply, or one chunk of one.
 async fn receive(reader: &mut Reader, shared: &Shared, structured: bool) -> Result<()> {
-    let magic = reader.read_u32().await.map_err(lost)?;
-    let chunk = match magic {
-        SIMPLE_MAGIC => Chunk::simple(reader).await?,
-        STRUCTURED_MAGIC if structured => Chunk::structured(reader).await?,
-        _ => return Err(violation(format!("a reply starts with {magic:#010x}"))),
-    };
+    let chunk = Chunk::head(reader, structured).await?;
     let taken = shared.lock().waiting.remove(&chunk.cookie);
     let Some(mut waiting) = taken else {
         return Err(violation(format!("a reply to request {} that is not open", chunk.cookie)));
     };
-    let outcome = match chunk.body {
-        Body::Simple(code) => simple(reader, code, &mut waiting).await,
-        Body::Structured { kind, len, .. } => payload(reader, kind, len, &mut waiting).await,
-    };
-    if let Err(error) = outcome {
-        shared.lock().waiting.insert(chunk.cookie, waiting);
-        return Err(error);
+    let outcome = chunk.body(reader, &mut waiting.reply).await;
+    if outcome.is_err() || !chunk.is_last() {
+        shared.put_back(chunk.cookie, waiting);
+        return outcome;
     }
-    if !chunk.is_last() {
-        shared.lock().waiting.insert(chunk.cookie, waiting);
-        return Ok(());
-    }
-    let result = match waiting.refusal {
-        Some(refusal) => Err(refusal),
-        None => waiting.assembly.finish(),
-    };
     // Whoever asked may be gone.
-    let _gone = waiting.done.send(result);
+    let _gone = waiting.done.send(waiting.reply.finish());
     Ok(())
 }
 
-struct Chunk {
-    cookie: u64,
-    body: Body,
-}
-
-enum Body {
-    Simple(u32),
-    Structured { flags: u16, kind: u16, len: usize },
-}
-
-impl Chunk {
-    async fn simple(reader: &mut Reader) -> Result<Self> {
-        let code = reader.read_u32().await.map_err(lost)?;
-        let cookie = reader.read_u64().await.map_err(lost)?;
-        Ok(Self { cookie, body: Body::Simple(code) })
-    }
-
-    async fn structured(reader: &mut Reader) -> Result<Self> {
-        let flags = reader.read_u16().await.map_err(lost)?;
-        let kind = reader.read_u16().await.map_err(lost)?;
-        let cookie = reader.read_u64().await.map_err(lost)?;
-        let len = reader.read_u32().await.map_err(lost)?;
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        Ok(Self { cookie, body: Body::Structured { flags, kind, len } })
-    }
-
-    const fn is_last(&self) -> bool {
-        match self.body {
-            Body::Simple(_) => true,
-            Body::Structured { flags, .. } => flags & REPLY_DONE != 0,
-        }
-    }
-}
-
-async fn simple(reader: &mut Reader, code: u32, waiting: &mut Waiting) -> Result<()> {
-    if code != 0 {
-        waiting.refusal = Some(refusal(code, ""));
-        return Ok(());
-    }
-    if let Some((offset, len)) = waiting.assembly.payload().filter(|(_, len)| *len > 0) {
-        let slot = waiting.assembly.slot(offset, len)?;
-        reader.read_exact(slot).await.map_err(lost)?;
-    }
-    Ok(())
-}
-
-async fn payload(reader: &mut Reader, kind: u16, len: usize, waiting: &mut Waiting) -> Result<()> {
-    match kind {
-        REPLY_NONE if len == 0 => Ok(()),
-        REPLY_DATA if len > CHUNK_HEAD => {
-            let offset = reader.read_u64().await.map_err(lost)?;
-            let slot = waiting.assembly.slot(offset, len - CHUNK_HEAD)?;
-            reader.read_exact(slot).await.map(drop).map_err(lost)
-        }
-        REPLY_HOLE if len == CHUNK_HEAD + 4 => {
-            let offset = reader.read_u64().await.map_err(lost)?;
-            let hole = reader.read_u32().await.map_err(lost)?;
-            // The buffer is zero from the start.
-            let hole = usize::try_from(hole).unwrap_or(usize::MAX);
-            waiting.assembly.slot(offset, hole).map(drop)
-        }
-        _ if len > MAX_CHUNK => Err(violation(format!("a chunk of type {kind} of {len} bytes"))),
-        REPLY_STATUS => waiting.assembly.status(&chunk_bytes(reader, len).await?),
-        kind if kind & REPLY_ERROR != 0 => {
-            let bytes = chunk_bytes(reader, len).await?;
-            waiting.refusal.get_or_insert(refused(&bytes)?);
-            Ok(())
-        }
-        kind => Err(violation(format!("a chunk of type {kind} of {len} bytes"))),
-    }
-}
-
-async fn chunk_bytes(reader: &mut Reader, len: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    reader.read_exact(&mut bytes).await.map_err(lost)?;
-    Ok(bytes)
-}
-
-/// The error of an error chunk: its number, and a message with its length in front.
-fn refused(bytes: &[u8]) -> Result<Error> {
-    let malformed = || violation("a malformed error");
-    let (code, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
-    let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
-    let said = rest.get(..usize::from(u16::from_be_bytes(*len))).ok_or_else(malformed)?;
-    let said = String::from_utf8_lossy(said).escape_debug().to_string();
-    Ok(refusal(u32::from_be_bytes(*code), &said))
-}
+#[cfg(test)]
+mod tests;

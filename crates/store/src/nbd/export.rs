@@ -2,7 +2,7 @@
 
 use super::address::{NbdAddress, Place};
 use super::assembly::Assembly;
-use super::connection::{Connection, Request};
+use super::connection::{Connection, Request, with_causes};
 use super::handshake::{Agreed, Stream, negotiate};
 use crate::{StoreEvent, StoreObserver};
 use carreto_block::ByteRange;
@@ -22,8 +22,8 @@ pub struct NbdOptions {
     pub connections: usize,
     /// How long connecting and negotiating may take.
     pub connect_timeout: Duration,
-    /// How long a server may take to answer a read or a write; ten times as long for a flush and
-    /// for zeroing.
+    /// How long a connection may stay still while a read or a write waits for its answer; ten
+    /// times as long for a flush and for zeroing.
     pub answer_timeout: Duration,
     /// How long a source waits for a server that went away.
     pub retry_for: Duration,
@@ -71,7 +71,8 @@ impl Export {
         let name = address.to_string();
         let interrupted = Arc::new(AtomicBool::new(false));
         let opened = dial(&address, &options, &interrupted).await;
-        let (connection, agreed) = opened.map_err(|e| e.during("connect").or_path(&name))?;
+        let connection = opened.map_err(|e| e.during("connect").or_path(&name))?;
+        let agreed = connection.agreed.clone();
         let count = if agreed.can_multiply() { options.connections.max(1) } else { 1 };
         let mut slots: Vec<_> = (1..count).map(|_| Mutex::new(None)).collect();
         slots.push(Mutex::new(Some(Arc::new(connection))));
@@ -87,16 +88,21 @@ impl Export {
         let observer = Arc::clone(&self.observer);
         let again = Self::open(self.address.clone(), self.options, observer).await;
         let again = again.map_err(|error| self.away(error))?;
-        self.expect_size(again.agreed.size)?;
+        self.expect_same(&again.agreed)?;
         Ok(again)
     }
 
-    fn expect_size(&self, now: u64) -> Result<()> {
-        let was = self.agreed.size;
-        if now == was {
+    /// What everybody has relied on since the export was opened has to hold for every connection.
+    fn expect_same(&self, now: &Agreed) -> Result<()> {
+        let was = &self.agreed;
+        let text = if now.size != was.size {
+            format!("the export had {} bytes and has {} now", was.size, now.size)
+        } else if (now.min_block, now.max_block) != (was.min_block, was.max_block) {
+            let blocks = |of: &Agreed| format!("{} to {} bytes", of.min_block, of.max_block);
+            format!("the export took blocks of {} and takes {} now", blocks(was), blocks(now))
+        } else {
             return Ok(());
-        }
-        let text = format!("the export had {was} bytes and has {now} now");
+        };
         Err(Error::new(Kind::SourceChanged, text).path(&self.name))
     }
 
@@ -116,7 +122,7 @@ impl Export {
             if begin.elapsed() + pause > self.options.retry_for {
                 return Err(error);
             }
-            let reason = error.to_string();
+            let reason = with_causes(&error);
             let object = self.name.clone();
             self.observer.observe(StoreEvent::Retry { object, reason, attempt, delay: pause });
             tokio::time::sleep(pause).await;
@@ -220,9 +226,11 @@ impl Export {
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_broken()) {
             return Ok(Arc::clone(connection));
         }
+        // A server with one place for a client takes no other before the last is gone.
+        *slot = None;
         let opened = dial(&self.address, &self.options, &self.interrupted).await;
-        let (connection, agreed) = opened.map_err(|error| self.away(error))?;
-        self.expect_size(agreed.size)?;
+        let connection = opened.map_err(|error| self.away(error))?;
+        self.expect_same(&connection.agreed)?;
         let connection = Arc::new(connection);
         *slot = Some(Arc::clone(&connection));
         Ok(connection)
@@ -261,11 +269,11 @@ async fn dial(
     address: &NbdAddress,
     options: &NbdOptions,
     interrupted: &Arc<AtomicBool>,
-) -> Result<(Connection, Agreed)> {
+) -> Result<Connection> {
     let open = async {
         let mut stream = connect(&address.place).await?;
         let agreed = negotiate(stream.as_mut(), &address.export).await?;
-        Ok((Connection::start(stream, &agreed, Arc::clone(interrupted)), agreed))
+        Ok(Connection::start(stream, agreed, Arc::clone(interrupted)))
     };
     tokio::time::timeout(options.connect_timeout, open).await.unwrap_or_else(|_| {
         let seconds = options.connect_timeout.as_secs();

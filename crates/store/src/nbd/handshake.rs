@@ -32,6 +32,13 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
+    /// An export of `size` bytes from a server that offers nothing.
+    #[cfg(test)]
+    pub(super) const fn plain(size: u64) -> Self {
+        let (structured, allocation) = (false, None);
+        Self { size, flags: 0, min_block: 1, max_block: DEFAULT_MAX, structured, allocation }
+    }
+
     const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -165,6 +172,9 @@ async fn go(stream: &mut dyn Stream, export: &str) -> Result<Agreed> {
         }
     }
     let (size, flags) = exported.ok_or_else(|| violation("it does not tell the export's size"))?;
+    if i64::try_from(size).is_err() {
+        return Err(violation(format!("an export of {size} bytes")));
+    }
     let (min_block, max_block) = blocks.unwrap_or((1, DEFAULT_MAX));
     if !min_block.is_power_of_two() || min_block > 64 << 10 || max_block < min_block {
         return Err(violation(format!("block sizes from {min_block} to {max_block}")));

@@ -66,7 +66,7 @@ impl NbdSource {
     }
 
     /// What is zero in the first part of `range`.
-    async fn status(&self, range: ByteRange, context: u32) -> Result<Vec<Extent>> {
+    async fn status(&self, range: ByteRange) -> Result<Vec<Extent>> {
         let asked = self.export.aligned(range.take(STATUS_SPAN));
         let request = || Request {
             command: CMD_BLOCK_STATUS,
@@ -74,7 +74,7 @@ impl NbdSource {
             offset: asked.start(),
             len: u32::try_from(asked.len()).unwrap_or(u32::MAX),
             payload: Vec::new(),
-            wanted: Assembly::Status { context, pieces: Vec::new() },
+            wanted: Assembly::status(),
         };
         let Assembly::Status { pieces, .. } = self.export.call_again(request).await? else {
             return Err(violation("another reply than to a block status"));
@@ -86,6 +86,10 @@ impl NbdSource {
             let piece = ByteRange::new(at, end).map(|piece| Extent::new(piece, placement));
             extents.extend(piece.and_then(|extent| extent.clip(range)));
             at = end;
+        }
+        if extents.is_empty() {
+            let text = format!("a block status that ends before byte {}", range.start());
+            return Err(violation(text).path(&self.export.name).offset(asked.start()));
         }
         Ok(extents)
     }
@@ -105,7 +109,7 @@ impl Source for NbdSource {
         let range = self.check_range(range.start(), range.len())?;
         match self.export.agreed.allocation {
             _ if range.is_empty() => Ok(Vec::new()),
-            Some(context) => self.status(range, context).await,
+            Some(_) => self.status(range).await,
             None => Ok(vec![Extent::new(range, Placement::Opaque)]),
         }
     }

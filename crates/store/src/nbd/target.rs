@@ -3,7 +3,9 @@
 use super::assembly::Assembly;
 use super::connection::Request;
 use super::export::Export;
-use super::wire::{CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, FLAG_FAST_ZERO};
+use super::wire::{
+    CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, FLAG_FAST_ZERO, may_be_too_long,
+};
 use super::{NbdAddress, NbdOptions, NbdSource};
 use crate::StoreObserver;
 use async_trait::async_trait;
@@ -12,7 +14,7 @@ use carreto_block::{
 };
 use carreto_error::{Error, Kind, Result};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
 /// Zeroed or trimmed by one request at most, in bytes.
@@ -32,6 +34,8 @@ pub struct NbdTarget {
     edges: Mutex<()>,
     /// The server says at once where zeroing is no faster than writing.
     fast: AtomicBool,
+    /// Zeroed or trimmed by one request at most; less once the server found that too much.
+    span: AtomicU64,
     /// Something was changed since the last flush.
     unflushed: AtomicBool,
 }
@@ -56,7 +60,8 @@ impl NbdTarget {
             agreed => {
                 let fast = AtomicBool::new(agreed.can_zero_fast());
                 let (edges, unflushed) = (Mutex::new(()), AtomicBool::new(false));
-                return Ok(Self { export, edges, fast, unflushed });
+                let span = AtomicU64::new(ZERO_SPAN);
+                return Ok(Self { export, edges, fast, span, unflushed });
             }
         };
         Err(Error::new(Kind::TargetUnusable, why)
@@ -94,7 +99,22 @@ impl NbdTarget {
         })
     }
 
+    /// Carries `command` out over `range`, in requests of `span` bytes. A server may find those
+    /// too long, although they have no payload, and is asked again in requests as long as a write.
     async fn over(&self, command: (u16, u16), range: ByteRange, span: u64) -> Result<()> {
+        let span = span.min(self.span.load(Ordering::Relaxed));
+        let least = u64::from(self.export.agreed.max_block);
+        match self.each(command, range, span).await {
+            Err(error) if may_be_too_long(&error) && span.min(range.len()) > least => {
+                self.each(command, range, least).await?;
+                self.span.store(least, Ordering::Relaxed);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn each(&self, command: (u16, u16), range: ByteRange, span: u64) -> Result<()> {
         for piece in range.chunks(span) {
             let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             self.command(command, piece.start(), len, Vec::new()).await?;

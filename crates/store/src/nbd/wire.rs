@@ -1,6 +1,7 @@
 //! The numbers of the protocol, and errors as it counts them.
 
 use carreto_error::{Error, Kind};
+use std::fmt;
 
 pub(super) const MAGIC: u64 = 0x4E42_444D_4147_4943;
 pub(super) const OPTION_MAGIC: u64 = 0x4948_4156_454F_5054;
@@ -55,11 +56,31 @@ pub(super) const REPLY_HOLE: u16 = 2;
 pub(super) const REPLY_STATUS: u16 = 5;
 pub(super) const REPLY_ERROR: u16 = 1 << 15;
 
+const INVALID: u32 = 22;
+const OVERFLOW: u32 = 75;
+
 /// `base:allocation`: the range reads as zeros.
 pub(super) const STATE_ZERO: u32 = 2;
 
 /// The context that tells data from zeros.
 pub(super) const ALLOCATION: &str = "base:allocation";
+
+/// The number and the words with which a server refused a request.
+#[derive(Debug)]
+struct Refused {
+    code: u32,
+    name: &'static str,
+    said: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.code)?;
+        if self.said.is_empty() { Ok(()) } else { write!(f, ": {}", self.said) }
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// What a server refused, by the number it gave.
 pub(super) fn refusal(code: u32, message: &str) -> Error {
@@ -67,15 +88,22 @@ pub(super) fn refusal(code: u32, message: &str) -> Error {
         1 => (Kind::Denied, "not permitted"),
         5 => (Kind::Io, "input/output error"),
         12 => (Kind::Unavailable, "out of memory"),
-        22 => (Kind::Io, "invalid request"),
+        INVALID => (Kind::Io, "invalid request"),
         28 => (Kind::TargetUnusable, "no space left"),
-        75 => (Kind::Io, "value too large"),
+        OVERFLOW => (Kind::Io, "value too large"),
         95 => (Kind::Unsupported, "not supported"),
         108 => (Kind::Unavailable, "shutting down"),
         _ => (Kind::Io, "error"),
     };
-    let said = if message.is_empty() { String::new() } else { format!(": {message}") };
-    Error::new(kind, format!("the NBD server answered {name} ({code}){said}"))
+    let refused = Refused { code, name, said: message.to_owned() };
+    Error::new(kind, "the NBD server refused a request").caused_by(refused)
+}
+
+/// Whether a server refused a request that may have been too long for it: `EINVAL` and
+/// `EOVERFLOW` ("Error values").
+pub(super) fn may_be_too_long(error: &Error) -> bool {
+    let refused = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Refused>());
+    refused.is_some_and(|refused| matches!(refused.code, INVALID | OVERFLOW))
 }
 
 /// A server that breaks the protocol.

@@ -57,6 +57,27 @@ pub(crate) struct Manner {
     /// The answer to the request for an export, instead of the export.
     pub(crate) refuse_export: Option<u32>,
     pub(crate) fault: Option<Fault>,
+    /// The next client is served when the last has hung up.
+    pub(crate) one_client: bool,
+    /// Zeroing and trimming more than so many bytes is refused, with this error.
+    pub(crate) zero_limit: Option<(u32, u32)>,
+    /// The size that the server claims.
+    pub(crate) claims: Option<u64>,
+    /// A block status ends after so many bytes.
+    pub(crate) status_bytes: Option<u32>,
+    /// From the second connection on.
+    pub(crate) later: Option<Later>,
+}
+
+/// What is different for all but the first connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Later {
+    /// The export is not there, for one connection.
+    Unknown,
+    /// The blocks are twice as large.
+    Blocks,
+    /// There is no context for block states.
+    NoStatus,
 }
 
 #[derive(Debug)]
@@ -78,6 +99,8 @@ struct Session {
     writes: Arc<AtomicUsize>,
     /// Every loss of power ends the sessions that began before.
     losses: Arc<AtomicUsize>,
+    /// Which connection this is, from 1 on; also the number of its context.
+    number: usize,
 }
 
 struct Request {
@@ -106,13 +129,19 @@ impl Server {
             flushes: Arc::clone(&flushes),
             writes: Arc::default(),
             losses: Arc::default(),
+            number: 0,
         };
         let counter = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                counter.fetch_add(1, Ordering::Relaxed);
-                let session = session.clone();
-                tokio::spawn(async move { session.serve(stream).await });
+                let number = counter.fetch_add(1, Ordering::Relaxed) + 1;
+                let session = Session { number, ..session.clone() };
+                let one_client = session.manner.one_client;
+                let served = tokio::spawn(async move { session.serve(stream).await });
+                if one_client {
+                    // However the session ended, there is a place again.
+                    let _ended = served.await;
+                }
             }
         });
         Self { address, disk, connections, flushes }
@@ -120,6 +149,10 @@ impl Server {
 }
 
 impl Session {
+    fn is(&self, later: Later) -> bool {
+        self.number > 1 && self.manner.later == Some(later)
+    }
+
     async fn serve(self, mut stream: TcpStream) -> Io<()> {
         stream.write_u64(0x4E42_444D_4147_4943).await?;
         stream.write_u64(0x4948_4156_454F_5054).await?;
@@ -137,8 +170,9 @@ impl Session {
             stream.read_exact(&mut data).await?;
             match option {
                 8 if !self.manner.simple => reply(stream, option, 1, &[]).await?,
-                10 if !self.manner.no_status => {
-                    let context = [&5_u32.to_be_bytes()[..], b"base:allocation"].concat();
+                10 if !self.manner.no_status && !self.is(Later::NoStatus) => {
+                    let number = (self.number as u32).to_be_bytes();
+                    let context = [&number[..], b"base:allocation"].concat();
                     reply(stream, option, 4, &context).await?;
                     reply(stream, option, 1, &[]).await?;
                 }
@@ -154,15 +188,21 @@ impl Session {
             reply(stream, 7, kind, b"go\x1b away").await?;
             return Ok(false);
         }
+        if self.is(Later::Unknown) && self.number == 2 {
+            reply(stream, 7, 1 << 31 | 6, b"not yet").await?;
+            return Ok(false);
+        }
         // Flags, flush, trim, write zeroes, several connections.
         let mut flags: u16 = 1 | 4 | 32 | 64 | 256;
         flags |= if self.manner.read_only { 2 } else { 0 };
         flags |= if self.manner.fast_zero.is_some() { 1 << 11 } else { 0 };
         flags &= if self.manner.no_flush { !4 } else { !0 };
         let size = self.disk.lock().unwrap().len() as u64;
+        let size = self.manner.claims.unwrap_or(size);
         let info = [&[0, 0][..], &size.to_be_bytes(), &flags.to_be_bytes()].concat();
         reply(stream, 7, 3, &info).await?;
         if let Some(min) = self.manner.min_block {
+            let min = if self.is(Later::Blocks) { 2 * min } else { min };
             let sizes = [min, min, 1 << 20].map(u32::to_be_bytes).concat();
             reply(stream, 7, 3, &[&[0, 3][..], &sizes].concat()).await?;
         }
@@ -240,6 +280,10 @@ impl Session {
             6 if request.flags & 16 != 0 && self.manner.fast_zero == Some(false) => {
                 wrong(stream, request, &[], Fault::Refusal(95)).await?;
             }
+            4 | 6 if self.manner.zero_limit.is_some_and(|(limit, _)| len > limit) => {
+                let (_, code) = self.manner.zero_limit.unwrap();
+                wrong(stream, request, &[], Fault::Refusal(code)).await?;
+            }
             4 | 6 => {
                 self.disk.lock().unwrap()[range].fill(0);
                 self.done(stream, request).await?;
@@ -280,7 +324,11 @@ impl Session {
 
     /// Runs of 4 KiB; the last may reach past what was asked for.
     async fn status(&self, stream: &mut TcpStream, request: &Request) -> Io<()> {
-        let mut payload = 5_u32.to_be_bytes().to_vec();
+        let mut payload = (self.number as u32).to_be_bytes().to_vec();
+        if let Some(len) = self.manner.status_bytes {
+            payload.extend([len.to_be_bytes(), [0; 4]].concat());
+            return chunk(stream, request, (1, 5), &payload).await;
+        }
         let start = request.offset as usize;
         let end = start + request.len as usize;
         let disk = self.disk.lock().unwrap()[start..].to_vec();
