@@ -14,7 +14,7 @@ use carreto_transfer::{
     PartsDone, chunk_digests_of, map_ordered,
 };
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 
@@ -221,23 +221,34 @@ fn laid_out_differently() -> Error {
         .remedied_by("run again with --restart to begin anew")
 }
 
+/// The digest of so many zeros, once it is known: a sparse disk has the same part again and again.
+static ZEROS: Mutex<Option<(u64, [u8; 32])>> = Mutex::new(None);
+
+fn hash_of_zeros(len: u64) -> [u8; 32] {
+    let known = *ZEROS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, digest)) = known.filter(|(known, _)| *known == len) {
+        return digest;
+    }
+    let mut hasher = blake3::Hasher::new();
+    let zeros = [0; 4096];
+    let mut left = len;
+    while left > 0 {
+        let now = left.min(zeros.len() as u64);
+        hasher.update(&zeros[..usize::try_from(now).unwrap_or(0)]);
+        left -= now;
+    }
+    let digest = *hasher.finalize().as_bytes();
+    *ZEROS.lock().unwrap_or_else(PoisonError::into_inner) = Some((len, digest));
+    digest
+}
+
 async fn hashed(content: Content) -> Result<(Content, [u8; 32])> {
     let hash = move || {
         let hash = match &content {
-            Content::Bytes(bytes) => blake3::hash(bytes),
-            Content::Zeros(len) => {
-                let mut hasher = blake3::Hasher::new();
-                let zeros = [0; 4096];
-                let mut left = *len;
-                while left > 0 {
-                    let now = left.min(zeros.len() as u64);
-                    hasher.update(&zeros[..usize::try_from(now).unwrap_or(0)]);
-                    left -= now;
-                }
-                hasher.finalize()
-            }
+            Content::Bytes(bytes) => *blake3::hash(bytes).as_bytes(),
+            Content::Zeros(len) => hash_of_zeros(*len),
         };
-        (content, *hash.as_bytes())
+        (content, hash)
     };
     tokio::task::spawn_blocking(hash)
         .await
