@@ -5,6 +5,7 @@ use carreto_error::{Kind, chain_text};
 use carreto_migrate::{EncodeSpec, OutputFormat, StopReason, WriteOptions, encode};
 use carreto_testkit::{Op, Reply};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// `reply` to the first request for `op`.
 fn first(op: Op, reply: Reply) -> Bench {
@@ -50,6 +51,29 @@ async fn a_lost_answer_of_complete_is_settled_by_looking() {
     let log: Vec<Op> = bench.bucket.log().iter().map(|asked| asked.op).collect();
     let last = log.iter().rposition(|op| *op == Op::Complete).unwrap();
     assert_eq!(log[last + 1], Op::Head, "and then looked at");
+    assert_eq!(bench.bucket.count(Op::Create), 1, "nothing was sent anew");
+}
+
+/// versitygw takes the name away for a moment when the same upload is completed twice at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_may_take_a_moment_to_appear() {
+    let left = AtomicUsize::new(usize::MAX);
+    let bench = Bench::new(move |asked| match asked.op {
+        Op::Complete => {
+            left.store(2, Relaxed);
+            Reply::Honest
+        }
+        Op::Head
+            if left
+                .fetch_update(Relaxed, Relaxed, |n| (1..9).contains(&n).then(|| n - 1))
+                .is_ok() =>
+        {
+            Reply::Refuse("404 Not Found", "", "")
+        }
+        _ => Reply::Honest,
+    });
+    bench.done().await;
+    bench.holds_the_disk();
     assert_eq!(bench.bucket.count(Op::Create), 1, "nothing was sent anew");
 }
 

@@ -286,7 +286,14 @@ impl ObjectUpload {
 
     /// Makes sure that the object that the store says it made is there.
     async fn expect(&self, size: u64, etag: Option<String>) -> Result<ObjectFacts> {
-        let found = self.handle.facts().await?;
+        let mut found = self.handle.facts().await?;
+        for wait in APPEARING {
+            if found.is_some() {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            found = self.handle.facts().await?;
+        }
         let is_same = |found: &ObjectFacts| match (&etag, &found.etag) {
             (Some(made), Some(found)) => made.trim_matches('"') == found.trim_matches('"'),
             _ => true,
@@ -315,6 +322,16 @@ impl ObjectUpload {
         }
     }
 }
+
+/// What an object that was made may take to appear: versitygw takes the name away for a moment when
+/// the same upload is completed twice at once, as a rerun does while the store still works on the
+/// request of the run before.
+const APPEARING: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 /// Whether the store understood a request and does not do what it asks for.
 fn is_refusal(error: &Error) -> bool {
