@@ -15,6 +15,9 @@ const MAX_FILE: usize = 600;
 /// Lines of a function, from its signature to its closing brace.
 const MAX_FUNCTION: usize = 100;
 
+/// The only place of unsafe code (`docs/decisions/0008-unsafe-in-one-crate.md`).
+const UNSAFE_HOME: &str = "crates/kernel/src/";
+
 /// Every rule that the file `name` breaks.
 pub(crate) fn check(name: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -146,6 +149,9 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         if attribute.path().is_ident("ignore") || ignores_conditionally(attribute) {
             self.error(attribute.span(), "a test that is ignored is no test");
         }
+        if !self.file.starts_with(UNSAFE_HOME) && relaxes_unsafe(attribute) {
+            self.error(attribute.span(), format!("unsafe code belongs into {UNSAFE_HOME}"));
+        }
         if let Some(text) = doc_text(attribute) {
             self.docs.push(Doc {
                 first: attribute.span().start().line,
@@ -164,6 +170,15 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         self.check_tokens(call.tokens.clone());
         visit::visit_macro(self, call);
     }
+}
+
+/// Whether it weakens the lint `unsafe_code`, with or without a condition.
+fn relaxes_unsafe(attribute: &Attribute) -> bool {
+    let Meta::List(list) = &attribute.meta else { return false };
+    let weakens = ["allow", "warn", "expect", "cfg_attr"];
+    let text = list.tokens.to_string();
+    weakens.iter().any(|word| list.path.is_ident(word))
+        && text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe_code")
 }
 
 /// Whether it is `cfg_attr(condition, ignore)`, alone or among others.
@@ -226,6 +241,15 @@ mod tests {
             );
         }
         assert!(check("a.rs", "\n//! Good.\n#![deny(missing_docs)]\n").is_empty());
+    }
+
+    #[test]
+    fn unsafe_code_has_one_home() {
+        let text = "//! A.\n#![allow(unsafe_code, reason = \"calls the kernel\")]\n";
+        assert_eq!(check("crates/live/src/a.rs", text).len(), 1);
+        assert!(check("crates/kernel/src/lib.rs", text).is_empty());
+        assert!(one("#[cfg_attr(test, allow(unsafe_code))]\nfn f() {}").contains("unsafe"));
+        assert!(texts("#[deny(unsafe_code)]\nfn f() {}").is_empty());
     }
 
     #[test]
