@@ -1,0 +1,173 @@
+//! A server's disks become open targets whose content is known.
+
+use super::check;
+use super::config::ServerConfig;
+use super::disk::{Disk, HEAD_GRANULES, Parts, Targets};
+use super::head::Head;
+use super::journal::{Journal, JournalHeader};
+use super::registry::{KnownDisk, Memory, Registry};
+use crate::ledger::Ledger;
+use crate::wire::{Knowledge, SourceDisk};
+use carreto_block::ByteRange;
+use carreto_error::{Error, Kind, Result, ResultExt as _};
+use std::sync::{Arc, PoisonError};
+
+/// Bytes of a disk, at most: what is kept in memory grows with it, whatever an agent says.
+const MOST_BYTES: u64 = 1 << 50;
+
+/// The targets of `disks`, in their order. What was opened before must fit what is opened now.
+///
+/// # Errors
+/// `Usage` for a disk that no target is configured for; `SourceChanged` when a disk is not the one
+/// that was opened before; what opening meets.
+pub(super) async fn open(
+    targets: &dyn Targets,
+    registry: &Registry,
+    memory: &mut Memory,
+    config: &ServerConfig,
+    disks: &[SourceDisk],
+) -> Result<Vec<Arc<Disk>>> {
+    let planned = plan(config, disks)?;
+    if !memory.disks.is_empty() && memory.disks != planned {
+        return Err(changed(&memory.disks, &planned));
+    }
+    let mut open = Vec::with_capacity(planned.len());
+    for (number, known) in (0u16..).zip(&planned) {
+        let disk = open_one(targets, registry, &memory.migration, number, known).await;
+        open.push(disk.map_err(|error| error.or_path(&known.target))?);
+    }
+    // Not before: targets that do not fit may be exchanged for others.
+    if memory.disks.is_empty() {
+        memory.disks = planned;
+        registry.save(memory)?;
+    }
+    Ok(open)
+}
+
+/// The same disks again, for a new session of the same process.
+///
+/// # Errors
+/// As [`open`].
+pub(super) async fn reuse(
+    memory: &Memory,
+    config: &ServerConfig,
+    disks: &[SourceDisk],
+    open: &[Arc<Disk>],
+) -> Result<()> {
+    let planned = plan(config, disks)?;
+    if memory.disks != planned {
+        return Err(changed(&memory.disks, &planned));
+    }
+    for disk in open {
+        hide(disk).await?;
+        *disk.knowledge.lock().unwrap_or_else(PoisonError::into_inner) = Knowledge::Kept;
+    }
+    Ok(())
+}
+
+fn plan(config: &ServerConfig, disks: &[SourceDisk]) -> Result<Vec<KnownDisk>> {
+    let mut left: Vec<_> = config.disks.iter().collect();
+    let mut planned = Vec::with_capacity(disks.len());
+    for disk in disks {
+        if disk.size > MOST_BYTES {
+            let text =
+                format!("the disk {} has {} bytes, at most {MOST_BYTES}", disk.name, disk.size);
+            return Err(Error::new(Kind::Limit, text));
+        }
+        let names = |source: &str| {
+            source == disk.name
+                || source == disk.identity
+                || source == format!("/dev/{}", disk.name)
+        };
+        let Some(at) = left.iter().position(|target| names(&target.source)) else {
+            let text =
+                format!("no target is configured for the disk {} ({})", disk.name, disk.identity);
+            return Err(Error::new(Kind::Usage, text)
+                .remedied_by("add a [[server.disk]] to the receiver's configuration"));
+        };
+        let target = left.remove(at).target.clone();
+        planned.push(KnownDisk { identity: disk.identity.clone(), size: disk.size, target });
+    }
+    match left.first() {
+        None => Ok(planned),
+        Some(unused) => {
+            let text = format!("the source has no disk {}, which has a target", unused.source);
+            Err(Error::new(Kind::Usage, text)
+                .remedied_by("name the disks in the agent's configuration, or drop the target"))
+        }
+    }
+}
+
+fn changed(before: &[KnownDisk], now: &[KnownDisk]) -> Error {
+    let differs = before.iter().zip(now).find(|(before, now)| before != now);
+    let text = match differs {
+        Some((before, now)) => format!(
+            "the disk for {} was {} with {} bytes and is {} with {} bytes now",
+            now.target, before.identity, before.size, now.identity, now.size
+        ),
+        None => format!("the source had {} disks and has {} now", before.len(), now.len()),
+    };
+    Error::new(Kind::SourceChanged, text).remedied_by(
+        "if the new disks are meant, move the server's folder in the receiver's state away and begin anew",
+    )
+}
+
+async fn open_one(
+    targets: &dyn Targets,
+    registry: &Registry,
+    migration: &str,
+    number: u16,
+    known: &KnownDisk,
+) -> Result<Arc<Disk>> {
+    let opened = targets.open(&known.target, known.size).await?;
+    let path = registry.file(&format!("{number}.ledger"));
+    let trust = &opened.trusted_while;
+    let header =
+        JournalHeader::new(migration, &known.identity, &opened.identity, known.size, trust);
+    let before = Journal::peek(&path);
+    let (journal, ledger, knowledge) = match &before {
+        Some(before) if *before == header => {
+            let (journal, ledger) = Journal::load(&path, &header)?;
+            (journal, ledger, Knowledge::Kept)
+        }
+        before => {
+            let again = before.as_ref().is_some_and(|before| before.is_about_the_same_as(&header));
+            let knowledge = if again { Knowledge::Reread } else { Knowledge::Nothing };
+            // Not trusted before it is complete: if this is broken off, the target is read again.
+            let first = if again { header.untrusted() } else { header.clone() };
+            (Journal::create(&path, &first)?, Ledger::unknown(known.size)?, knowledge)
+        }
+    };
+    let disk = Arc::new(Disk::new(Parts {
+        number,
+        target_name: known.target.clone(),
+        target: opened.target,
+        head: Head::open(&registry.file(&format!("{number}.head")), known.size)?,
+        ledger,
+        journal,
+        knowledge,
+    }));
+    prepare(&disk, knowledge, &header).await.wrap_err(|| "look at what the target holds".into())?;
+    Ok(disk)
+}
+
+async fn prepare(disk: &Arc<Disk>, knowledge: Knowledge, header: &JournalHeader) -> Result<()> {
+    hide(disk).await?;
+    if knowledge == Knowledge::Reread {
+        check::learn(disk).await?;
+        disk.forget(0, HEAD_GRANULES.min(crate::granule::granules_in(disk.size())))?;
+        disk.book().journal.entitle(header)?;
+    }
+    Ok(())
+}
+
+/// Whatever the target held before: from now on it does not look like a disk.
+pub(super) async fn hide(disk: &Arc<Disk>) -> Result<()> {
+    disk.target().write_zeroes(ByteRange::whole(disk.head().len())).await?;
+    disk.flush().await
+}
+
+/// What was said about the content when the disk was opened.
+pub(super) fn knowledge_of(disk: &Disk) -> Knowledge {
+    *disk.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+}

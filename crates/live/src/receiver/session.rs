@@ -1,0 +1,343 @@
+//! One control connection of one server.
+
+use super::disk::Disk;
+use super::opening;
+use super::serve::{Receiver, ReceiverEvent, Server};
+use super::{check, commit, violation};
+use crate::frame::{self, Frame, FrameReader, FrameWriter};
+use crate::trust::{Fingerprint, Secret, TlsStream};
+use crate::wire::{
+    Control, Failed, Hello, PROTOCOL, PageValues, Planned, SourceDisk, TargetDisk, Welcome, kind,
+};
+use carreto_error::{Error, Kind, Result};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Between two messages about a reading back.
+const CHECKING: Duration = Duration::from_secs(2);
+
+/// How long a peer that is told an error may take to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The open disks, in the order of their numbers.
+pub(super) type Disks = Arc<[Arc<Disk>]>;
+
+/// What control and data connections of a session share.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) number: u64,
+    /// Hex; who shows it may send data.
+    pub(super) ticket: String,
+    disks: Mutex<Option<Disks>>,
+    pub(super) cancel: CancellationToken,
+    /// Everything that may still write.
+    pub(super) tasks: TaskTracker,
+    /// What ended it first.
+    why: OnceLock<Failed>,
+}
+
+impl Session {
+    pub(super) fn new(number: u64) -> Result<Arc<Self>> {
+        let ticket = Secret::random()?.expose_text().to_string();
+        let cancel = CancellationToken::new();
+        Ok(Arc::new(Self {
+            number,
+            ticket,
+            disks: Mutex::default(),
+            cancel,
+            tasks: TaskTracker::new(),
+            why: OnceLock::new(),
+        }))
+    }
+
+    /// Ends the session and waits until nothing of it writes any more or holds its disks.
+    pub(super) async fn end(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.held().take();
+    }
+
+    /// Ends the session because of `error`, which every connection of it tells.
+    pub(super) fn fail(&self, error: &Error) {
+        let _first_wins = self.why.set(Failed::of(error));
+        self.cancel.cancel();
+    }
+
+    /// Why the session ended.
+    pub(super) fn reason(&self) -> Error {
+        match self.why.get() {
+            Some(why) => why.clone().into_error(),
+            None => Error::new(Kind::Unavailable, "a newer connection took over"),
+        }
+    }
+
+    pub(super) fn disks(&self) -> Result<Disks> {
+        let disks = self.held().clone();
+        disks.ok_or_else(|| violation("nothing was opened before it was used"))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Disks>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the disks into use, once.
+    fn hold(&self, disks: Disks) -> Result<()> {
+        match self.held().replace(disks) {
+            None => Ok(()),
+            Some(_) => Err(violation("the disks were opened twice")),
+        }
+    }
+}
+
+/// Reads what still comes from a peer that was told an error: closing a connection with unread
+/// bytes would take the message away from it.
+pub(super) async fn linger(reader: &mut FrameReader<ReadHalf<TlsStream>>) {
+    let rest = async { while let Ok(Some(_)) = reader.next().await {} };
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+/// The control connection's two directions.
+pub(super) struct Line {
+    reader: FrameReader<ReadHalf<TlsStream>>,
+    writer: FrameWriter<WriteHalf<TlsStream>>,
+}
+
+impl Line {
+    pub(super) fn new(
+        reader: FrameReader<ReadHalf<TlsStream>>,
+        writer: FrameWriter<WriteHalf<TlsStream>>,
+    ) -> Self {
+        Self { reader, writer }
+    }
+
+    pub(super) async fn say(&mut self, message: &Control) -> Result<()> {
+        self.send(kind::CONTROL, &frame::encode(message)?).await
+    }
+
+    async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
+        self.writer.send(kind, &[payload]).await?;
+        self.writer.flush().await
+    }
+
+    async fn hear(&mut self) -> Result<Option<Control>> {
+        match self.reader.next().await? {
+            None => Ok(None),
+            Some(Frame { kind: kind::CONTROL, payload }) => frame::decode(&payload).map(Some),
+            Some(other) => {
+                Err(violation(format!("a control connection has no frame {}", other.kind)))
+            }
+        }
+    }
+}
+
+/// Answers a [`Hello`] and everything that follows. An error was told to the agent.
+pub(super) async fn run(
+    receiver: &Arc<Receiver>,
+    mut line: Line,
+    hello: Hello,
+    peer: Fingerprint,
+) -> Result<()> {
+    let outcome = begin(receiver, &mut line, &hello, peer).await;
+    if let Err(error) = &outcome {
+        let failed = Control::Failed(Failed::of(error));
+        if line.say(&failed).await.is_ok() {
+            linger(&mut line.reader).await;
+        }
+    }
+    outcome
+}
+
+async fn begin(
+    receiver: &Arc<Receiver>,
+    line: &mut Line,
+    hello: &Hello,
+    peer: Fingerprint,
+) -> Result<()> {
+    if hello.protocol != PROTOCOL {
+        let text = format!("the agent speaks protocol {}, this is {PROTOCOL}", hello.protocol);
+        return Err(Error::new(Kind::Unsupported, text)
+            .remedied_by("use the same version of carreto on both sides"));
+    }
+    let server = receiver.admit(hello, peer)?;
+    let session = if hello.preflight { Session::new(0)? } else { server.take_over().await? };
+    receiver.tell(&ReceiverEvent::Connected { server: &hello.server, host: &hello.host, peer });
+    if hello.preflight {
+        server.previews.lock().await.push(Arc::downgrade(&session));
+    }
+    line.say(&Control::Welcome(welcome(receiver, &server, &session).await)).await?;
+    let worked = Conversation {
+        receiver,
+        server: &server,
+        session: &session,
+        line,
+        peer,
+        preflight: hello.preflight,
+    };
+    let cancel = session.cancel.clone();
+    let tracked = session.tasks.token();
+    let outcome = tokio::select! {
+        () = cancel.cancelled() => Err(session.reason()),
+        outcome = worked.run() => outcome,
+    };
+    match &outcome {
+        Ok(()) => session.cancel.cancel(),
+        Err(error) => session.fail(error),
+    }
+    drop(tracked);
+    receiver.tell(&ReceiverEvent::Disconnected {
+        server: &hello.server,
+        error: outcome.as_ref().err(),
+    });
+    outcome
+}
+
+async fn welcome(receiver: &Receiver, server: &Server, session: &Session) -> Welcome {
+    let mut targets = Vec::new();
+    for disk in &server.config.disks {
+        let size = receiver.targets.size(&disk.target).await.ok().flatten();
+        let (source, target) = (disk.source.clone(), disk.target.clone());
+        targets.push(Planned { source, target, size });
+    }
+    let memory = server.memory();
+    Welcome {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        migration: memory.migration.clone(),
+        session: session.number,
+        ticket: session.ticket.clone(),
+        streams: receiver.config.streams,
+        targets,
+        clock: jiff::Timestamp::now().as_second(),
+        committed: memory.committed.clone(),
+    }
+}
+
+struct Conversation<'a> {
+    receiver: &'a Arc<Receiver>,
+    server: &'a Arc<Server>,
+    session: &'a Arc<Session>,
+    line: &'a mut Line,
+    peer: Fingerprint,
+    preflight: bool,
+}
+
+impl Conversation<'_> {
+    async fn run(mut self) -> Result<()> {
+        while let Some(message) = self.line.hear().await? {
+            self.answer(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, message: Control) -> Result<()> {
+        match message {
+            Control::Ping => self.line.say(&Control::Ping).await,
+            Control::Status { report } => {
+                self.server.remember_report(*report);
+                Ok(())
+            }
+            _ if self.preflight => Err(violation("a preflight changes nothing")),
+            Control::Open { disks } => self.open(&disks).await,
+            Control::Want { disk, pages } => self.pages(disk, &pages).await,
+            Control::Sync => {
+                let disks = self.session.disks()?;
+                let work = async {
+                    for disk in disks.iter() {
+                        disk.flush().await?;
+                    }
+                    Ok(())
+                };
+                with_signs_of_life(self.line, work, || Control::Ping).await?;
+                self.line.say(&Control::Synced).await
+            }
+            Control::Check { everything } => self.check(everything).await,
+            Control::Commit { certificate } => {
+                let claim = commit::Claim { certificate, peer: self.peer };
+                let work = commit::begin(self.receiver, self.server, self.session, claim);
+                let answer = with_signs_of_life(self.line, work, || Control::Ping).await?;
+                self.line.say(&answer).await
+            }
+            other => Err(violation(format!("the agent said {other:?}"))),
+        }
+    }
+
+    async fn open(&mut self, disks: &[SourceDisk]) -> Result<()> {
+        let work = self.server.open(self.receiver, disks);
+        let open = with_signs_of_life(self.line, work, || Control::Ping).await?;
+        let told = open.iter().map(|disk| TargetDisk {
+            target: disk.target_name.clone(),
+            known: opening::knowledge_of(disk),
+        });
+        let opened = Control::Opened { disks: told.collect() };
+        // The agent may send as soon as it has heard the last of what follows.
+        self.session.hold(open.iter().cloned().collect())?;
+        self.line.say(&opened).await?;
+        for disk in &open {
+            let owned = Arc::clone(disk);
+            let work = blocking(move || owned.page_values());
+            let values = with_signs_of_life(self.line, work, || Control::Ping).await?;
+            for (number, values) in (0u64..).zip(values.chunks(PageValues::MAX)) {
+                let first = number * PageValues::MAX as u64;
+                let values = PageValues { disk: disk.number, first, values: values.to_vec() };
+                self.line.send(kind::VALUES, &values.encode()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pages(&mut self, disk: u16, pages: &[u64]) -> Result<()> {
+        let disks = self.session.disks()?;
+        let found = disks.get(usize::from(disk)).cloned();
+        let disk = found.ok_or_else(|| violation(format!("there is no disk {disk}")))?;
+        for page in pages {
+            self.line.send(kind::PAGE, &disk.page(*page)?.encode()).await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self, everything: bool) -> Result<()> {
+        let disks = self.session.disks()?;
+        let progress = check::CheckProgress::default();
+        let work = async {
+            for disk in disks.iter() {
+                check::disk(disk, everything, &progress).await?;
+            }
+            let disks = Arc::clone(&disks);
+            blocking(move || commit::roots(&disks)).await
+        };
+        let told = || {
+            use std::sync::atomic::Ordering::Relaxed;
+            Control::Checking { done: progress.done.load(Relaxed), of: progress.of.load(Relaxed) }
+        };
+        let roots = with_signs_of_life(self.line, work, told).await?;
+        self.line.say(&Control::Checked { roots }).await
+    }
+}
+
+/// What takes the processor for long, on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|error| Error::new(Kind::Internal, format!("a thread died: {error}")))
+}
+
+/// Works, and says every two seconds that it still does.
+async fn with_signs_of_life<T>(
+    line: &mut Line,
+    work: impl Future<Output = Result<T>>,
+    sign: impl Fn() -> Control,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(CHECKING, &mut work).await {
+            Ok(outcome) => return outcome,
+            Err(_elapsed) => line.say(&sign()).await?,
+        }
+    }
+}
