@@ -1,0 +1,158 @@
+//! What the operator sees: the state and everything about it, at any moment.
+
+use super::disk::DiskSync;
+use super::meter::{Forecast, Meter, Rate};
+use crate::granule::GRANULE;
+use crate::state::{CutoverReport, DiskReport, Report, State};
+use crate::wire::Failed;
+use carreto_error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Hears every change of the state. Called by the engine; must return quickly and never block.
+pub trait AgentObserver: Send + Sync + std::fmt::Debug {
+    /// The state, or something worth telling about it, changed.
+    fn changed(&self, report: &Report);
+
+    /// Something happened that is no change of the state.
+    fn note(&self, text: &str);
+}
+
+/// The present state. Clones are the same board.
+#[derive(Debug, Clone)]
+pub(super) struct Board(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    meter: Arc<Meter>,
+    observer: Arc<dyn AgentObserver>,
+    begun: Instant,
+    /// Bytes over the present link.
+    wire: AtomicU64,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    report: Report,
+    confirmed: Rate,
+    /// When the oldest change was seen that the receiver does not have.
+    behind_since: Option<Instant>,
+}
+
+impl Board {
+    pub(super) fn new(server: &str, meter: Arc<Meter>, observer: Arc<dyn AgentObserver>) -> Self {
+        let report = Report {
+            schema_version: 1,
+            server: server.to_owned(),
+            migration: String::new(),
+            state: State::Registered,
+            next_action: State::Registered.next_action().to_owned(),
+            running_seconds: 0.0,
+            backlog_bytes: 0,
+            lag_seconds: 0.0,
+            rate: 0.0,
+            change_rate: 0.0,
+            eta_seconds: None,
+            predicted_pause_seconds: None,
+            totals: crate::state::Totals::default(),
+            disks: Vec::new(),
+            cutover: None,
+            error: None,
+        };
+        let shown = Mutex::new(Shown { report, confirmed: Rate::new(), behind_since: None });
+        let wire = AtomicU64::new(0);
+        Self(Arc::new(Inner { meter, observer, begun: Instant::now(), wire, shown }))
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything, now.
+    pub(super) fn report(&self) -> Report {
+        let now = Instant::now();
+        let mut shown = self.shown();
+        shown.confirmed.at(now, self.0.meter.confirmed());
+        let (rate, behind) = (shown.confirmed.value(), shown.behind_since);
+        let report = &mut shown.report;
+        report.totals = self.0.meter.totals(self.0.wire.load(Ordering::Relaxed));
+        report.running_seconds = self.0.begun.elapsed().as_secs_f64();
+        report.rate = rate;
+        report.lag_seconds = behind.map_or(0.0, |since| (now - since).as_secs_f64());
+        report.clone()
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.shown().report.state
+    }
+
+    /// The state is `state` from now on.
+    pub(super) fn enter(&self, state: State) {
+        {
+            let mut shown = self.shown();
+            if shown.report.state == state {
+                return;
+            }
+            shown.report.state = state;
+            state.next_action().clone_into(&mut shown.report.next_action);
+        }
+        self.0.observer.changed(&self.report());
+    }
+
+    pub(super) fn note(&self, text: &str) {
+        self.0.observer.note(text);
+    }
+
+    /// Why the state is what it is; `None` once that is over.
+    pub(super) fn explain(&self, error: Option<&Error>) {
+        self.shown().report.error = error.map(Failed::of);
+    }
+
+    pub(super) fn migration(&self, name: &str) {
+        name.clone_into(&mut self.shown().report.migration);
+    }
+
+    pub(super) fn wire(&self, bytes: u64) {
+        self.0.wire.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn cutover(&self, cutover: CutoverReport) {
+        self.shown().report.cutover = Some(cutover);
+    }
+
+    /// Takes over what is to be sent of `disks`.
+    pub(super) fn disks(&self, disks: &[DiskSync]) {
+        let told: Vec<DiskReport> = disks.iter().map(describe).collect();
+        let backlog: u64 = told.iter().map(|disk| disk.backlog_bytes).sum();
+        let mut shown = self.shown();
+        shown.report.disks = told;
+        shown.report.backlog_bytes = backlog;
+        shown.behind_since = match shown.behind_since {
+            _ if backlog == 0 => None,
+            None => Some(Instant::now()),
+            since => since,
+        };
+    }
+
+    pub(super) fn forecast(&self, forecast: &Forecast) {
+        let mut shown = self.shown();
+        shown.report.change_rate = forecast.change_rate;
+        shown.report.eta_seconds = forecast.eta();
+        shown.report.predicted_pause_seconds = forecast.pause();
+    }
+}
+
+fn describe(disk: &DiskSync) -> DiskReport {
+    DiskReport {
+        name: disk.name().to_owned(),
+        size: disk.size(),
+        target: disk.target.clone(),
+        tracker: disk.tracker.kind().name().to_owned(),
+        refused_trackers: disk.refused.clone(),
+        backlog_bytes: disk.dirty.len().saturating_mul(GRANULE).min(disk.size()),
+        distrust: disk.distrust.clone(),
+        root: disk.root.clone(),
+    }
+}

@@ -1,0 +1,527 @@
+//! The cutover: hold still, send the rest, prove, commit; or thaw.
+
+use super::config::After;
+use super::link::{Heard, Link};
+use super::machine::Freezing;
+use super::resume;
+use super::run::Engine;
+use super::seal::Proof;
+use crate::certificate::Certificate;
+use crate::granule::{GRANULE, GranuleSet};
+use crate::host;
+use crate::state::{CutoverReport, State};
+use crate::trust::hex;
+use crate::wire::Control;
+use carreto_error::{Error, Kind, Result, ResultExt as _};
+use jiff::Timestamp;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Rounds in which what still changes while everything is frozen may settle.
+const ROUNDS: usize = 20;
+/// Proofs that lost trust may ask for.
+const PROOFS: usize = 3;
+/// How long requests that are under way may take.
+const SETTLE: Duration = Duration::from_secs(30);
+/// Epochs before the freeze that make the rest small.
+const APPROACH: usize = 3;
+
+/// A freeze that is renewed as long as the receiver is there.
+struct Held {
+    freezing: Arc<Mutex<Box<dyn Freezing>>>,
+    since: Instant,
+    at: Timestamp,
+}
+
+impl Held {
+    /// What the freeze says, from a thread that may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Freezing) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let freezing = Arc::clone(&self.freezing);
+        blocking(move || {
+            let mut freezing = freezing.lock().unwrap_or_else(PoisonError::into_inner);
+            work(freezing.as_mut())
+        })
+        .await
+    }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|error| Error::new(Kind::Internal, format!("a thread died: {error}")))?
+}
+
+/// How long the steps took.
+#[derive(Default)]
+struct Steps {
+    last: Option<Instant>,
+    taken: Vec<(String, f64)>,
+}
+
+impl Steps {
+    fn done(&mut self, name: &str) {
+        if let Some(last) = self.last.replace(Instant::now()) {
+            self.taken.push((name.to_owned(), last.elapsed().as_secs_f64()));
+        }
+    }
+}
+
+impl Engine {
+    /// Cuts over and gives the certificate's place.
+    ///
+    /// # Errors
+    /// Whatever stood in the way; the source works as before then.
+    pub(super) async fn cutover(&mut self, link: &Link, strict: bool) -> Result<PathBuf> {
+        self.approach(link, strict).await?;
+        self.board.enter(State::Quiescing);
+        let quiet = self.hooks("before", self.config.hooks.before.clone()).await;
+        let outcome = match quiet.and(self.give_up_if_asked()) {
+            Ok(()) => match self.freeze().await {
+                Ok(held) => self.frozen(link, strict, held).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() || self.config.cutover.after == After::Thaw {
+            let after = self.hooks("after", self.config.hooks.after.clone()).await;
+            if let Err(error) = after {
+                self.board.note(&format!("a hook failed: {}", carreto_error::chain_text(&error)));
+            }
+        }
+        outcome
+    }
+
+    /// Makes what is left for the freeze small, while the source works.
+    async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
+        self.expect_same_disks().await?;
+        let limit = self.config.cutover.max_pause_seconds;
+        for disk in &mut self.disks {
+            let is_everything = disk.touched.len() == disk.granules();
+            let bytes = (disk.touched.len() * GRANULE) as f64;
+            // 200 MB/s is what an ordinary disk reads; the exact rate would not change the choice.
+            let is_slow = bytes / 200e6 > limit / 2.0;
+            if !strict && !disk.is_blind() && disk.distrust.is_none() && (is_everything || is_slow)
+            {
+                disk.begin_whole_pass();
+            }
+        }
+        self.epoch(link).await?;
+        self.give_up_if_asked()?;
+        self.check_targets(link, false).await?;
+        // What is computed now need not be while everything stands still.
+        self.roots().await?;
+        let is_blind = self.disks.iter().all(super::disk::DiskSync::is_blind);
+        for _ in 0..if is_blind { 0 } else { APPROACH } {
+            self.give_up_if_asked()?;
+            let epoch = self.epoch(link).await?;
+            if epoch.took < Duration::from_millis(300) {
+                break;
+            }
+        }
+        self.give_up_if_asked()
+    }
+
+    fn give_up_if_asked(&self) -> Result<()> {
+        let wishes = self.orders.wishes();
+        if wishes.abort || wishes.stop || wishes.paused {
+            return Err(given_up());
+        }
+        Ok(())
+    }
+
+    async fn hooks(&self, stage: &'static str, commands: Vec<String>) -> Result<()> {
+        let limit = Duration::from_secs(self.config.hooks.limit_seconds);
+        blocking(move || host::run_hooks(stage, &commands, limit)).await.map(|_| ())
+    }
+
+    async fn freeze(&self) -> Result<Held> {
+        let (machine, lease) = (Arc::clone(&self.machine), self.config.lease());
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.machine.clone()).collect();
+        let mut freezing = blocking(move || machine.prepare_freeze(&disks, lease)).await?;
+        let (since, at) = (Instant::now(), Timestamp::now());
+        let freezing = blocking(move || freezing.freeze().map(|()| freezing)).await?;
+        Ok(Held { freezing: Arc::new(Mutex::new(freezing)), since, at })
+    }
+
+    /// Everything that happens while the source stands still. Thaws, unless it is committed and
+    /// should stay frozen.
+    async fn frozen(&mut self, link: &Link, strict: bool, held: Held) -> Result<PathBuf> {
+        let lease = self.config.lease();
+        let renewing = renew(link, Arc::clone(&held.freezing), lease);
+        let proving = async {
+            let outcome = self.prove_and_commit(link, strict, &held).await;
+            (outcome, self)
+        };
+        let (outcome, engine) = tokio::select! {
+            (outcome, engine) = proving => (outcome, engine),
+            never = renewing => match never {},
+        };
+        engine.let_go(held, outcome).await
+    }
+
+    async fn let_go(
+        &mut self,
+        held: Held,
+        outcome: Result<(PathBuf, CutoverReport)>,
+    ) -> Result<PathBuf> {
+        let (path, report) = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                if let Err(lost) = held.with(|freezing| freezing.thaw()).await {
+                    self.board.note(&carreto_error::chain_text(&lost));
+                }
+                return Err(error);
+            }
+        };
+        self.board.cutover(report);
+        self.board.enter(State::Committed);
+        let after = self.config.cutover.after;
+        let released = match after {
+            After::Thaw => held.with(|freezing| freezing.thaw().map(|_| ())).await,
+            After::Frozen | After::PowerOff => held.with(|freezing| freezing.stay()).await,
+        };
+        self.state.frozen = after != After::Thaw;
+        self.save();
+        if let Err(error) = released {
+            self.board.note(&format!(
+                "the migration is committed, but: {}",
+                carreto_error::chain_text(&error)
+            ));
+        }
+        if after == After::PowerOff {
+            self.power_off(link_report_delay()).await;
+        }
+        Ok(path)
+    }
+
+    async fn power_off(&self, delay: Duration) {
+        self.board.note("the source is switched off");
+        tokio::time::sleep(delay).await;
+        if let Err(error) = std::fs::write("/proc/sysrq-trigger", "o") {
+            self.board.note(&format!("the source cannot be switched off: {error}"));
+        }
+    }
+
+    async fn prove_and_commit(
+        &mut self,
+        link: &Link,
+        strict: bool,
+        held: &Held,
+    ) -> Result<(PathBuf, CutoverReport)> {
+        let mut steps = Steps { last: Some(held.since), taken: Vec::new() };
+        steps.done("freeze");
+        self.board.enter(State::FinalSync);
+        let volatile = self.volatile();
+        let mut proof =
+            Proof { strict, rehashed: vec![0; self.disks.len()], sent: vec![0; self.disks.len()] };
+        self.settle_down(link, &volatile, &mut proof).await?;
+        steps.done("drain");
+        self.board.enter(State::Verifying);
+        let missed = self.prove(link, &volatile, &mut proof).await?;
+        steps.done("hash");
+        let theirs = self.check_targets(link, strict).await?;
+        self.compare(&theirs).await?;
+        steps.done("check");
+        held.with(|freezing| freezing.renew()).await?;
+        self.give_up_if_asked()?;
+        let certificate = self.certificate(&proof, held.at, held.since.elapsed())?;
+        let path = self.commit(link, &certificate).await?;
+        steps.done("commit");
+        let report = CutoverReport {
+            pause_seconds: held.since.elapsed().as_secs_f64(),
+            steps: steps.taken,
+            compared_granules: proof.rehashed.iter().sum(),
+            sent_granules: proof.sent.iter().sum(),
+            missed_granules: missed,
+            strict: proof.strict,
+            certificate: Some(path.display().to_string()),
+        };
+        Ok((path, report))
+    }
+
+    /// Reads again what may differ until nothing new is known to be written, and says how much of
+    /// it the tracker had missed.
+    async fn prove(
+        &mut self,
+        link: &Link,
+        volatile: &[GranuleSet],
+        proof: &mut Proof,
+    ) -> Result<u64> {
+        let mut missed = 0;
+        for _ in 0..PROOFS {
+            let trusted: Vec<bool> =
+                self.disks.iter().map(super::disk::DiskSync::is_proved_by_tracking).collect();
+            missed += self.rehash(link, volatile, proof).await?;
+            self.settle_down(link, volatile, proof).await?;
+            // Trust that was lost meanwhile asks for the whole disk.
+            let lost = |(disk, was): (&super::disk::DiskSync, &bool)| {
+                *was && !disk.is_proved_by_tracking()
+            };
+            if !self.disks.iter().zip(&trusted).any(lost) {
+                return Ok(missed);
+            }
+        }
+        let text = "tracking loses something although every file system is frozen";
+        Err(Error::new(Kind::SourceChanged, text)
+            .remedied_by("stop what writes to the disks directly, then cut over again"))
+    }
+
+    /// A disk that came, went or grew since the start is not what was agreed on.
+    async fn expect_same_disks(&self) -> Result<()> {
+        let (machine, wished) = (Arc::clone(&self.machine), self.config.disks.clone());
+        let now = blocking(move || machine.disks(&wished)).await?;
+        let mut before: Vec<_> = self.disks.iter().map(|disk| describe(&disk.machine)).collect();
+        let mut now: Vec<_> = now.iter().map(describe).collect();
+        before.sort();
+        now.sort();
+        if before == now {
+            return Ok(());
+        }
+        let text = format!("the disks were {} and are {}", before.join(", "), now.join(", "));
+        Err(Error::new(Kind::SourceChanged, text).remedied_by(
+            "if the change is meant, give the new disks targets, move the server's folder in the \
+             receiver's state away, and begin anew; or name the disks in the configuration",
+        ))
+    }
+
+    /// Granules of swap, of each disk: they change although everything is frozen, and nobody needs
+    /// them.
+    fn volatile(&self) -> Vec<GranuleSet> {
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.machine.clone()).collect();
+        let ranges = self.machine.volatile(&disks);
+        let of = |disk: &super::disk::DiskSync| {
+            let mut set = GranuleSet::empty(disk.granules());
+            for (_, range) in ranges.iter().filter(|(name, _)| name == disk.name()) {
+                set.insert_range(range.start().div_ceil(GRANULE), range.end() / GRANULE);
+            }
+            set
+        };
+        self.disks.iter().map(of).collect()
+    }
+
+    /// Sends what is still being written, until nothing is.
+    async fn settle_down(
+        &mut self,
+        link: &Link,
+        volatile: &[GranuleSet],
+        proof: &mut Proof,
+    ) -> Result<()> {
+        self.wait_for_requests().await?;
+        for _ in 0..ROUNDS {
+            self.give_up_if_asked()?;
+            let mut suspects = Vec::new();
+            for disk in &mut self.disks {
+                // A blind one is read as a whole afterwards, which says the same once.
+                let drain = if disk.is_blind() { disk.look()? } else { disk.drain()? };
+                if let Some(reason) = drain.suspect {
+                    suspects.push(format!("{}: {reason}", disk.name()));
+                    disk.distrust = Some(reason);
+                }
+            }
+            self.sender.meter.counts().suspect_epochs += suspects.len() as u64;
+            let is_quiet = self.disks.iter().zip(volatile).all(|(disk, volatile)| {
+                let mut rest = disk.dirty.clone();
+                rest.subtract(volatile);
+                rest.is_empty()
+            });
+            let interrupt = self.orders.interrupt();
+            let passed = self.pass(link, &interrupt).await?;
+            for (sum, passed) in proof.sent.iter_mut().zip(&passed) {
+                *sum += passed.sent;
+            }
+            if is_quiet {
+                return Ok(());
+            }
+        }
+        let text = "the disks are still written although every file system is frozen";
+        Err(Error::new(Kind::SourceChanged, text)
+            .remedied_by("stop what writes to the disks directly, then cut over again"))
+    }
+
+    async fn wait_for_requests(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let mut in_flight = 0;
+            for disk in &mut self.disks {
+                in_flight += disk.in_flight()?;
+            }
+            if in_flight == 0 || begun.elapsed() > SETTLE {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Reads again what was written since the last whole pass, or everything, and says how much of
+    /// it the tracker had missed.
+    async fn rehash(
+        &mut self,
+        link: &Link,
+        volatile: &[GranuleSet],
+        proof: &mut Proof,
+    ) -> Result<u64> {
+        let strict = proof.strict;
+        let is_whole = |disk: &super::disk::DiskSync| strict || !disk.is_proved_by_tracking();
+        proof.strict = self.disks.iter().all(is_whole);
+        let all = |disk: &super::disk::DiskSync| GranuleSet::full(disk.granules());
+        let set = |disk| if is_whole(disk) { all(disk) } else { disk.touched.clone() };
+        let sets: Vec<GranuleSet> = self.disks.iter().map(set).collect();
+        let passed = self.pass_over(link, &sets).await?;
+        if passed.iter().any(|passed| passed.stopped) {
+            return Err(given_up());
+        }
+        let mut missed = 0;
+        for (index, passed) in passed.iter().enumerate() {
+            proof.rehashed[index] += passed.done.len();
+            proof.sent[index] += passed.sent;
+            if volatile[index].is_empty() && !self.disks[index].is_blind() {
+                missed += passed.changed;
+            }
+        }
+        self.sender.meter.counts().missed_granules += missed;
+        Ok(missed)
+    }
+
+    /// Lets the receiver read its disks back and gives their roots.
+    async fn check_targets(&mut self, link: &Link, everything: bool) -> Result<Vec<String>> {
+        let interrupt = self.orders.interrupt();
+        link.say(&Control::Check { everything }).await?;
+        loop {
+            let heard = tokio::select! {
+                heard = link.hear() => heard?,
+                () = interrupt.cancelled() => {
+                    // The only way to end what the receiver does.
+                    link.abandon("the check of the targets was given up");
+                    return Err(given_up());
+                }
+            };
+            match heard {
+                Heard::Control(Control::Ping | Control::Checking { .. }) => {}
+                Heard::Control(Control::Checked { roots }) => {
+                    self.course.unchecked = 0;
+                    self.sender.blocks.flushed();
+                    return Ok(roots);
+                }
+                other => return Err(resume::unexpected(&other)),
+            }
+        }
+    }
+
+    /// What the receiver has according to this side.
+    async fn roots(&self) -> Result<Vec<Option<String>>> {
+        let disks: Vec<_> = self.disks.iter().map(|disk| Arc::clone(&disk.shared)).collect();
+        let root = |disk: &Arc<super::disk::Shared>| Some(hex::encode(&disk.compute_root()?));
+        blocking(move || Ok(disks.iter().map(root).collect())).await
+    }
+
+    async fn compare(&self, theirs: &[String]) -> Result<()> {
+        let ours = self.roots().await?;
+        for ((disk, ours), theirs) in self.disks.iter().zip(ours).zip(theirs) {
+            if ours.as_ref() != Some(theirs) {
+                let ours = ours.unwrap_or_else(|| "unknown".to_owned());
+                let text = format!("the source's BLAKE3 is {ours}, the target's is {theirs}");
+                return Err(Error::new(Kind::Mismatch, text)
+                    .path(disk.name().to_owned())
+                    .remedied_by("cut over again with --strict"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits. An answer that got lost is asked for again, while the freeze lasts.
+    async fn commit(&mut self, link: &Link, certificate: &Certificate) -> Result<PathBuf> {
+        let json = certificate.to_json()?;
+        let asked = async {
+            link.say(&Control::Commit { certificate: json }).await?;
+            match resume::control(link).await? {
+                Control::Committed { certificate } => Ok(certificate),
+                other => Err(resume::unexpected(&other)),
+            }
+        };
+        let signed = match asked.await {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                self.was_committed(certificate, error).await?
+            }
+            outcome => outcome?,
+        };
+        self.keep(&signed)
+    }
+
+    /// Keeps a certificate. That it cannot be written down does not undo the commit.
+    pub(super) fn keep(&self, signed: &str) -> Result<PathBuf> {
+        match self.keep_certificate(signed) {
+            Err(error) if error.kind() != Kind::Denied => {
+                let why = carreto_error::chain_text(&error);
+                self.board.note(&format!("the certificate lies at the receiver only: {why}"));
+                Ok(self.folder.certificate())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The certificate, if the receiver committed before the connection broke.
+    async fn was_committed(&self, certificate: &Certificate, error: Error) -> Result<String> {
+        let until = tokio::time::Instant::now() + self.config.lease() / 2;
+        while tokio::time::Instant::now() < until {
+            // An order to end does not end this: the answer decides whether the source may go on.
+            if let Ok(Ok(link)) = tokio::time::timeout_at(until, self.dial()).await {
+                return match link.welcome.committed.clone() {
+                    Some(json) => {
+                        let theirs = Certificate::from_json(json.as_bytes())?;
+                        if theirs.statement_text() == certificate.statement_text() {
+                            return Ok(json);
+                        }
+                        Err(Error::new(
+                            Kind::SourceChanged,
+                            "the receiver committed another statement",
+                        ))
+                    }
+                    None => Err(error),
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Err(error).wrap_err(|| {
+            "whether the receiver committed is not known: it will say so when it is reached; \
+             do not start the target before"
+                .to_owned()
+        })
+    }
+}
+
+fn given_up() -> Error {
+    Error::new(Kind::Cancelled, "the cutover was given up by the operator")
+}
+
+fn describe(disk: &super::machine::MachineDisk) -> String {
+    format!("{} ({}, {} bytes)", disk.tracked.name, disk.identity, disk.tracked.size)
+}
+
+/// What the receiver's operator may take to hear of the end.
+const fn link_report_delay() -> Duration {
+    Duration::from_secs(2)
+}
+
+/// Renews the lease while the receiver gives signs of life. Never ends by itself: a lease that is
+/// not renewed thaws the source.
+async fn renew(
+    link: &Link,
+    freezing: Arc<Mutex<Box<dyn Freezing>>>,
+    lease: Duration,
+) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(lease / 8).await;
+        if link.silence() < lease / 3 {
+            let freezing = Arc::clone(&freezing);
+            let renewed =
+                blocking(move || freezing.lock().unwrap_or_else(PoisonError::into_inner).renew());
+            // A freeze that is lost is found before the commit.
+            let _ = renewed.await;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! One disk on its way.
+
+use super::machine::{MachineDisk, ReadDisk};
+use crate::granule::{GranuleSet, granules_in};
+use crate::ledger::{Known, Ledger};
+use crate::track::{AuditPoint, Tracker, TrackerKind, compare};
+use crate::wire::{Knowledge, LedgerPage, SourceDisk};
+use carreto_error::{Error, Kind, Result};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the threads that read share about a disk.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) number: u16,
+    pub(super) size: u64,
+    pub(super) reader: Arc<dyn ReadDisk>,
+    /// What the receiver has, as it confirmed.
+    ledger: Mutex<Ledger>,
+}
+
+impl Shared {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plain BLAKE3 of what the receiver has; `None` while something is missing.
+    ///
+    /// Takes time for the pages whose value was not asked for since they changed.
+    pub(super) fn compute_root(&self) -> Option<[u8; 32]> {
+        self.ledger().root()
+    }
+
+    /// Pages of the ledger that may differ from the receiver's, whose values are `theirs`.
+    pub(super) fn differing_pages(
+        &self,
+        known: Knowledge,
+        theirs: &[Option<[u8; 32]>],
+    ) -> Vec<u64> {
+        if known == Knowledge::Nothing {
+            return Vec::new();
+        }
+        let mut ledger = self.ledger();
+        let differs = |(page, theirs): &(u64, &Option<[u8; 32]>)| {
+            theirs.is_none() || ledger.page_value(*page) != **theirs
+        };
+        (0..).zip(theirs).filter(differs).map(|(page, _)| page).collect()
+    }
+}
+
+/// One disk of the migration.
+#[derive(Debug)]
+pub(super) struct DiskSync {
+    pub(super) machine: MachineDisk,
+    pub(super) shared: Arc<Shared>,
+    pub(super) target: String,
+    pub(super) tracker: Box<dyn Tracker>,
+    pub(super) refused: Vec<String>,
+    /// An earlier process of this migration followed the disk without a gap.
+    resumed: bool,
+    /// To be read and compared.
+    pub(super) dirty: GranuleSet,
+    /// Writes that were under way when they were drained: read once more in the next epoch.
+    carry: GranuleSet,
+    /// Written since the last pass over the whole disk began.
+    pub(super) touched: GranuleSet,
+    /// Why tracking since then is not trusted.
+    pub(super) distrust: Option<String>,
+    /// Passes over the whole disk that an audit asked for and that were in vain.
+    pub(super) vain_rescans: u32,
+    /// The counters at the last drain.
+    audit: AuditPoint,
+    /// The counters when the last pass over the whole disk began: what is too little to be seen in
+    /// one epoch is seen in all of them.
+    base: AuditPoint,
+    pub(super) root: Option<String>,
+}
+
+/// What an epoch begins with.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// Granules that the tracker marked.
+    pub(super) marked: u64,
+    /// The audit failed, for this reason.
+    pub(super) suspect: Option<String>,
+}
+
+impl DiskSync {
+    /// A disk whose tracker is attached. `established` is the identity of the tracker with which an
+    /// earlier process of this migration worked.
+    pub(super) fn new(
+        number: u16,
+        machine: MachineDisk,
+        attached: crate::track::Attached,
+        established: Option<&str>,
+    ) -> Result<Self> {
+        let size = machine.tracked.size;
+        let granules = granules_in(size);
+        let ledger = Mutex::new(Ledger::unknown(size)?);
+        let reader = Arc::clone(&machine.reader);
+        let shared = Arc::new(Shared { number, size, reader, ledger });
+        let mut tracker = attached.tracker;
+        let resumed =
+            attached.resumed && established.is_some() && established == tracker.identity();
+        let dirty = if resumed { tracker.pending() } else { GranuleSet::full(granules) };
+        // Of a tracker that went on alone, the time without an agent is audited too.
+        let audit = match attached.since.filter(|_| resumed) {
+            Some(since) => since,
+            None => tracker.audit()?,
+        };
+        let mut refused: Vec<String> = attached
+            .refused
+            .iter()
+            .map(|(kind, error)| format!("{}: {}", kind.name(), carreto_error::chain_text(error)))
+            .collect();
+        refused.extend(attached.unpinned.iter().map(|error| {
+            format!(
+                "a restart of the agent reads the disk again: {}",
+                carreto_error::chain_text(error)
+            )
+        }));
+        Ok(Self {
+            machine,
+            shared,
+            target: String::new(),
+            tracker,
+            refused,
+            resumed,
+            dirty,
+            carry: GranuleSet::empty(granules),
+            // What an earlier process read is not known to this one.
+            touched: GranuleSet::full(granules),
+            distrust: None,
+            vain_rescans: 0,
+            base: audit.clone(),
+            audit,
+            root: None,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.machine.tracked.name
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.shared.size
+    }
+
+    pub(super) fn granules(&self) -> u64 {
+        granules_in(self.size())
+    }
+
+    /// What the receiver is told about it.
+    pub(super) fn described(&self) -> SourceDisk {
+        SourceDisk {
+            name: self.name().to_owned(),
+            identity: self.machine.identity.clone(),
+            size: self.size(),
+        }
+    }
+
+    /// Takes everything that changed since the last call.
+    ///
+    /// The disk is read after this, never before.
+    pub(super) fn drain(&mut self) -> Result<Drain> {
+        let drained = self.tracker.drain()?;
+        let marked = drained.dirty.len();
+        self.touched.union_with(&drained.dirty);
+        self.touched.union_with(&drained.incomplete);
+        self.dirty.union_with(&drained.dirty);
+        self.dirty.union_with(&self.carry);
+        self.carry = drained.incomplete;
+        self.dirty.union_with(&self.carry);
+        Ok(Drain { marked, suspect: self.judge()? })
+    }
+
+    /// Requests that the disk works on.
+    pub(super) fn in_flight(&mut self) -> Result<u64> {
+        Ok(self.tracker.audit()?.in_flight)
+    }
+
+    /// `done` is with the receiver.
+    pub(super) fn settle(&mut self, done: &GranuleSet) -> Result<()> {
+        self.dirty.subtract(done);
+        self.tracker.settle(done)
+    }
+
+    /// From now on the whole disk is read and compared; what is tracked from now on counts.
+    pub(super) fn begin_whole_pass(&mut self) {
+        self.touched = GranuleSet::empty(self.granules());
+        self.base = self.audit.clone();
+        self.distrust = None;
+        self.dirty = GranuleSet::full(self.granules());
+    }
+
+    /// Whether every granule was read and compared since something was lost, and what changed
+    /// meanwhile is known.
+    pub(super) fn is_proved_by_tracking(&self) -> bool {
+        !self.is_blind() && self.distrust.is_none() && self.touched.len() < self.granules()
+    }
+
+    /// Whether nothing is followed: every drain says that the whole disk changed.
+    pub(super) fn is_blind(&self) -> bool {
+        self.tracker.kind() == TrackerKind::Rescan
+    }
+
+    /// Whether the disk is still what it was, for one that is blind; nothing is drained.
+    pub(super) fn look(&mut self) -> Result<Drain> {
+        Ok(Drain { marked: 0, suspect: self.judge()? })
+    }
+
+    fn judge(&mut self) -> Result<Option<String>> {
+        let now = self.tracker.audit()?;
+        if (now.size, now.diskseq) != (self.base.size, self.base.diskseq) {
+            let (was, is) = (self.base.size, now.size);
+            let text = format!("the disk was replaced or resized: it had {was} bytes and has {is}");
+            return Err(Error::new(Kind::SourceChanged, text).path(self.name()).remedied_by(
+                "give the target the new size, move the server's folder in the receiver's state \
+                 away, and begin anew",
+            ));
+        }
+        let lately = compare(&self.audit, &now).suspect;
+        let verdict = lately.or_else(|| compare(&self.base, &now).suspect);
+        self.audit = now;
+        Ok(verdict)
+    }
+
+    /// Takes over what the receiver has. What this agent believed otherwise is to be sent again.
+    pub(super) fn take_over(&mut self, page: &LedgerPage, first_time: bool) -> Result<()> {
+        let mut ledger = self.shared.ledger();
+        let first = page.page.saturating_mul(crate::ledger::PAGE);
+        for (granule, theirs) in (first..).zip(&page.granules) {
+            if granule >= granules_in(ledger.size()) {
+                let text = "the receiver's ledger is longer than the disk";
+                return Err(Error::new(Kind::Unavailable, text));
+            }
+            if !first_time && ledger.get(granule) != *theirs {
+                self.dirty.insert(granule);
+            }
+            match theirs {
+                Some(known) => ledger.set(granule, *known),
+                None => ledger.forget(granule),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the receiver lacks has to be read.
+    pub(super) fn want_unknown(&mut self) {
+        let unknown = self.shared.ledger().unknown_set();
+        self.dirty.union_with(&unknown);
+    }
+
+    /// Whether this process goes on where an earlier one stopped.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Forgets everything about what the receiver has.
+    pub(super) fn receiver_knows_nothing(&mut self) {
+        let mut ledger = self.shared.ledger();
+        (0..granules_in(ledger.size())).for_each(|granule| ledger.forget(granule));
+        drop(ledger);
+        self.dirty = GranuleSet::full(self.granules());
+    }
+}
+
+/// Whether a granule is what the receiver has.
+pub(super) fn is_same(ledger: &Ledger, granule: u64, known: Known) -> bool {
+    ledger.get(granule) == Some(known)
+}

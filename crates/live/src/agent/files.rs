@@ -1,0 +1,99 @@
+//! What the agent leaves in memory for its next process: `/run/carreto/<server>/state.json`.
+//!
+//! Gone after a restart of the system, and so is everything that it is about.
+
+use super::disk::DiskSync;
+use crate::receiver::write_whole;
+use crate::state::Report;
+use carreto_error::{Error, IoSide, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const VERSION: u32 = 1;
+
+/// What is remembered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct AgentState {
+    version: u32,
+    /// The migration.
+    pub(super) migration: String,
+    /// The process that wrote it last.
+    pub(super) process: u32,
+    /// Disks, by identity, whose first whole pass is over, and the identity of their tracker.
+    pub(super) established: BTreeMap<String, String>,
+    /// Mount points that were left frozen on purpose.
+    #[serde(default)]
+    pub(super) frozen: bool,
+    /// What the operator saw last.
+    pub(super) report: Option<Report>,
+}
+
+impl AgentState {
+    pub(super) fn new(migration: &str) -> Self {
+        Self {
+            version: VERSION,
+            migration: migration.to_owned(),
+            process: std::process::id(),
+            established: BTreeMap::new(),
+            frozen: false,
+            report: None,
+        }
+    }
+
+    /// A later process may go on from here with `disk`.
+    pub(super) fn establish(&mut self, disk: &DiskSync) {
+        if let Some(identity) = disk.tracker.identity() {
+            self.established.insert(disk.machine.identity.clone(), identity.to_owned());
+        }
+    }
+}
+
+/// The folder in memory.
+#[derive(Debug, Clone)]
+pub(super) struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// The folder, which may not exist.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Makes the folder.
+    pub(super) fn make(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|error| Error::io(IoSide::State, "make the folder", self.name(), error))
+    }
+
+    fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.0.join("certificate.json")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// What an earlier process left; `None` when there is nothing that can be understood.
+    pub(super) fn load(&self) -> Option<AgentState> {
+        let text = std::fs::read(self.0.join("state.json")).ok()?;
+        let state: AgentState = serde_json::from_slice(&text).ok()?;
+        (state.version == VERSION).then_some(state)
+    }
+
+    pub(super) fn save(&self, state: &AgentState) -> Result<()> {
+        let text = serde_json::to_vec(state).unwrap_or_default();
+        write_whole(&self.0.join("state.json"), &text)
+    }
+}

@@ -1,0 +1,213 @@
+//! The running system as the agent sees it, so that the engine can be tried without one.
+
+use crate::host::{self, DiskReader, Freezer, Frozen, WatchdogCommand};
+use crate::track::{self, Attached, TrackedDisk, TrackerChoice};
+use carreto_block::{ByteRange, LocalRead};
+use carreto_error::{Error, Kind, Result};
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The system that the agent runs on. All calls block.
+pub trait Machine: Send + Sync + Debug {
+    /// The disks called `wished`, or all; each at most once.
+    ///
+    /// # Errors
+    /// `NotFound`, `Usage` for a disk that cannot be migrated as a whole.
+    fn disks(&self, wished: &[String]) -> Result<Vec<MachineDisk>>;
+
+    /// Follows the changes of `disk`.
+    ///
+    /// # Errors
+    /// When no tracker of `choice` works.
+    fn attach(&self, disk: &TrackedDisk, choice: TrackerChoice, pins: &Path) -> Result<Attached>;
+
+    /// Gets ready to freeze every file system on `disks`; nothing is frozen yet.
+    ///
+    /// # Errors
+    /// `TargetUnusable` names who uses a disk without a file system.
+    fn prepare_freeze(&self, disks: &[MachineDisk], lease: Duration) -> Result<Box<dyn Freezing>>;
+
+    /// Ranges of disks that may change while everything is frozen: swap.
+    fn volatile(&self, disks: &[MachineDisk]) -> Vec<(String, ByteRange)>;
+}
+
+/// A disk of the source.
+#[derive(Debug, Clone)]
+pub struct MachineDisk {
+    /// What the tracker needs.
+    pub tracked: TrackedDisk,
+    /// Names the disk across reboots.
+    pub identity: String,
+    /// Reads past the page cache.
+    pub reader: Arc<dyn ReadDisk>,
+}
+
+/// Reads of a disk that see what is on it.
+pub trait ReadDisk: LocalRead + Debug {}
+
+impl<T: LocalRead + Debug> ReadDisk for T {}
+
+/// File systems that are about to be, or are, frozen. Dropping it thaws them.
+pub trait Freezing: Send + Debug {
+    /// Freezes everything; thaws what was frozen if something cannot be.
+    ///
+    /// # Errors
+    /// What could not be frozen.
+    fn freeze(&mut self) -> Result<()>;
+
+    /// Makes the lease last from now on.
+    ///
+    /// # Errors
+    /// `Timeout` when the freeze was lost.
+    fn renew(&mut self) -> Result<()>;
+
+    /// Thaws everything and says how long it was frozen.
+    ///
+    /// # Errors
+    /// `Timeout` when the freeze was lost before.
+    fn thaw(&mut self) -> Result<Duration>;
+
+    /// Lets everything stay frozen without a lease.
+    ///
+    /// # Errors
+    /// `Timeout` when the freeze was lost before.
+    fn stay(&mut self) -> Result<()>;
+
+    /// Mount points of what cannot be frozen and was only synchronised.
+    fn unfrozen(&self) -> Vec<String>;
+}
+
+/// This Linux system.
+#[derive(Debug)]
+pub struct LinuxMachine {
+    /// What thaws when the agent cannot.
+    pub watchdog: WatchdogCommand,
+}
+
+impl Machine for LinuxMachine {
+    fn disks(&self, wished: &[String]) -> Result<Vec<MachineDisk>> {
+        let disks = find(wished)?;
+        disks
+            .iter()
+            .map(|disk| {
+                Ok(MachineDisk {
+                    tracked: TrackedDisk {
+                        name: disk.name.clone(),
+                        devno: disk.devno,
+                        diskseq: disk.diskseq,
+                        size: disk.size,
+                    },
+                    identity: disk.identity(),
+                    reader: Arc::new(DiskReader::open(disk)?),
+                })
+            })
+            .collect()
+    }
+
+    fn attach(&self, disk: &TrackedDisk, choice: TrackerChoice, pins: &Path) -> Result<Attached> {
+        track::attach(disk, choice, pins)
+    }
+
+    fn prepare_freeze(&self, disks: &[MachineDisk], lease: Duration) -> Result<Box<dyn Freezing>> {
+        let disks = again(disks)?;
+        let raw = host::raw_users(&disks);
+        if let Some(user) = raw.first() {
+            let text = format!("a disk is written without a file system: {user:?}");
+            return Err(Error::new(Kind::TargetUnusable, text)
+                .during("prepare the freeze")
+                .remedied_by("stop that program, by a command in hooks.before for example"));
+        }
+        let systems = host::file_systems(&disks)?;
+        let freezer = Freezer::prepare(&systems, lease, &self.watchdog)?;
+        Ok(Box::new(LinuxFreeze::Ready(freezer, disks)))
+    }
+
+    fn volatile(&self, disks: &[MachineDisk]) -> Vec<(String, ByteRange)> {
+        let disks = again(disks).unwrap_or_default();
+        host::swaps(&disks).into_iter().filter_map(|swap| swap.range).collect()
+    }
+}
+
+/// The disks that are `wished`, or all.
+pub(super) fn find(wished: &[String]) -> Result<Vec<host::Disk>> {
+    if wished.is_empty() {
+        let disks = host::disks()?;
+        if disks.is_empty() {
+            return Err(Error::new(Kind::NotFound, "this system has no disk to migrate")
+                .remedied_by("name the disks in the configuration: disks = [\"/dev/vda\"]"));
+        }
+        return Ok(disks);
+    }
+    // A path that begins at the root replaces the folder.
+    let path = |name: &String| Path::new("/dev").join(name);
+    let mut disks: Vec<host::Disk> = Vec::new();
+    for name in wished {
+        let disk = host::disk_at(&path(name))?;
+        if disks.iter().any(|other| other.devno == disk.devno) {
+            return Err(Error::new(Kind::Usage, format!("the disk {name} is named twice")));
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
+/// What is known of the same disks now.
+fn again(disks: &[MachineDisk]) -> Result<Vec<host::Disk>> {
+    let find = |disk: &MachineDisk| host::disk_at(&Path::new("/dev").join(&disk.tracked.name));
+    disks.iter().map(find).collect()
+}
+
+#[derive(Debug)]
+enum LinuxFreeze {
+    Ready(Freezer, Vec<host::Disk>),
+    Frozen(Frozen),
+    Over,
+}
+
+impl LinuxFreeze {
+    fn frozen(&mut self) -> Result<&mut Frozen> {
+        match self {
+            Self::Frozen(frozen) => Ok(frozen),
+            _ => Err(Error::new(Kind::Internal, "nothing is frozen")),
+        }
+    }
+
+    fn take(&mut self) -> Result<Frozen> {
+        match std::mem::replace(self, Self::Over) {
+            Self::Frozen(frozen) => Ok(frozen),
+            _ => Err(Error::new(Kind::Internal, "nothing is frozen")),
+        }
+    }
+}
+
+impl Freezing for LinuxFreeze {
+    fn freeze(&mut self) -> Result<()> {
+        let Self::Ready(freezer, disks) = std::mem::replace(self, Self::Over) else {
+            return Err(Error::new(Kind::Internal, "it was frozen before"));
+        };
+        let frozen = freezer.freeze()?;
+        // What was mounted since the preparation is not frozen.
+        frozen.check_complete(&host::file_systems(&disks)?)?;
+        *self = Self::Frozen(frozen);
+        Ok(())
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        self.frozen()?.renew()
+    }
+
+    fn thaw(&mut self) -> Result<Duration> {
+        self.take()?.thaw()
+    }
+
+    fn stay(&mut self) -> Result<()> {
+        self.take()?.release_to_stay_frozen()
+    }
+
+    fn unfrozen(&self) -> Vec<String> {
+        let Self::Frozen(frozen) = self else { return Vec::new() };
+        frozen.unfrozen().iter().map(|system| system.mount_point.display().to_string()).collect()
+    }
+}

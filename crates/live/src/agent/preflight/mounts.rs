@@ -1,0 +1,137 @@
+//! What uses the disks: file systems that are frozen, swap that need not be, and the rest.
+
+use super::super::config::HookConfig;
+use super::super::machine::{Machine, MachineDisk};
+use super::document::MountFacts;
+use super::findings::Findings;
+use crate::host::{FileSystem, Freezable, RawUser, Swap};
+use std::time::Duration;
+
+pub(super) fn look(
+    systems: &[FileSystem],
+    swaps: &[Swap],
+    findings: &mut Findings,
+) -> Vec<MountFacts> {
+    for swap in swaps {
+        let text = format!("on {}; its content is not compared", swap.disks.join(", "));
+        findings.ok(format!("swap {}", swap.path.display()), text);
+    }
+    systems.iter().map(|system| mount(system, findings)).collect()
+}
+
+fn mount(system: &FileSystem, findings: &mut Findings) -> MountFacts {
+    let item = format!("mount {}", system.mount_point.display());
+    let reason = match &system.freezable {
+        Freezable::Yes => None,
+        Freezable::No(reason) => Some(reason.clone()),
+    };
+    match &reason {
+        None => findings.ok(item, format!("{} can be frozen", system.kind)),
+        Some(_) if system.read_only => {
+            findings.ok(item, format!("{} is mounted read-only", system.kind));
+        }
+        Some(reason) => {
+            let text = format!("{} cannot be frozen: {reason}", system.kind);
+            let point = system.mount_point.display();
+            let remedy = format!(
+                "if it is written during the cutover, make it read-only by hooks: before = [\"mount -o remount,ro {point}\"], after = [\"mount -o remount,rw {point}\"]"
+            );
+            findings.warning(item, text, remedy);
+        }
+    }
+    MountFacts {
+        mount_point: system.mount_point.clone(),
+        kind: system.kind.clone(),
+        source: system.source.clone(),
+        disks: system.disks.clone(),
+        freezable: reason.is_none(),
+        reason,
+        read_only: system.read_only,
+        used_bytes: used(system),
+    }
+}
+
+fn used(system: &FileSystem) -> Option<u64> {
+    let found = rustix::fs::statvfs(&system.mount_point).ok()?;
+    found.f_blocks.checked_sub(found.f_bfree)?.checked_mul(found.f_frsize)
+}
+
+/// Programs that write to a disk without a file system: nothing can freeze them.
+pub(super) fn raw_users(users: &[RawUser], hooks: &HookConfig, findings: &mut Findings) {
+    for user in users {
+        let who = match user.process {
+            Some(process) => format!("process {process} ({})", user.command),
+            None => "the kernel".to_owned(),
+        };
+        let item = format!("raw {}", user.device);
+        let text = format!("{who} has it open for writing, and no file system to be frozen");
+        if hooks.before.is_empty() {
+            let remedy = "stop it before the cutover, by a command in hooks.before for example";
+            findings.blocked(item, text, remedy);
+        } else {
+            let remedy =
+                "see that a command in hooks.before stops it; the cutover is given up otherwise";
+            findings.warning(item, text, remedy);
+        }
+    }
+}
+
+/// Gets everything ready for a freeze and lets go: the watchdog starts, and the mount points open.
+pub(super) fn rehearse(
+    machine: &dyn Machine,
+    disks: &[MachineDisk],
+    lease: Duration,
+    findings: &mut Findings,
+) {
+    match machine.prepare_freeze(disks, lease) {
+        Ok(_let_go) => findings.ok("watchdog", "it starts and holds every mount point"),
+        Err(error) => findings.error("watchdog", &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::preflight::document::Severity;
+
+    #[test]
+    fn what_cannot_be_frozen_is_a_warning_while_it_is_written() {
+        for (freezable, read_only, severity) in [
+            (Freezable::Yes, false, Severity::Ok),
+            (Freezable::No("no".into()), true, Severity::Ok),
+            (Freezable::No("no".into()), false, Severity::Warning),
+        ] {
+            let system = FileSystem {
+                mount_point: "/".into(),
+                kind: "vfat".into(),
+                source: "x".into(),
+                devno: (8, 1),
+                disks: vec!["sda".into()],
+                freezable,
+                read_only,
+            };
+            let mut findings = Findings::default();
+            let found = look(&[system], &[], &mut findings);
+            assert_eq!(findings.about("mount /"), Some(severity));
+            assert_eq!(found[0].freezable, found[0].reason.is_none());
+            assert!(found[0].used_bytes.is_some());
+        }
+    }
+
+    #[test]
+    fn who_writes_past_file_systems_needs_a_hook() {
+        let user = RawUser {
+            device: "/dev/sdb".into(),
+            disks: vec!["sdb".into()],
+            process: Some(7),
+            command: "asm".into(),
+        };
+        let mut hooks = HookConfig::default();
+        let mut findings = Findings::default();
+        raw_users(std::slice::from_ref(&user), &hooks, &mut findings);
+        assert_eq!(findings.about("raw /dev/sdb"), Some(Severity::Blocked));
+        hooks.before.push("systemctl stop asm".into());
+        raw_users(&[user], &hooks, &mut findings);
+        assert_eq!(findings.about("raw /dev/sdb"), Some(Severity::Warning));
+    }
+}

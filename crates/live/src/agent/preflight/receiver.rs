@@ -1,0 +1,154 @@
+//! The way to the receiver, and what it has for this server.
+
+use super::super::config::AgentConfig;
+use super::super::link::Link;
+use super::document::{BandwidthFacts, DiskFacts, ReceiverFacts, TargetFacts};
+use super::findings::Findings;
+use super::line;
+use crate::trust::{Dialer, Identity, JoinToken};
+use crate::wire::{Hello, PROTOCOL, Planned, Welcome};
+use carreto_error::{Error, Kind, Result};
+use jiff::{Timestamp, Zoned};
+
+/// Seconds that the clocks may differ.
+const CLOCKS: u64 = 60;
+
+/// Asks the receiver and measures the line to it.
+pub(super) async fn look(
+    config: &AgentConfig,
+    token: &JoinToken,
+    identity: Option<Identity>,
+    host: &str,
+    disks: &[DiskFacts],
+    findings: &mut Findings,
+) -> (Option<ReceiverFacts>, Option<BandwidthFacts>) {
+    let Some(identity) = identity else { return (None, None) };
+    let link = match connect(config, token, &identity, host).await {
+        Ok(link) => link,
+        Err(error) => {
+            unreachable(config, token, &error, findings);
+            return (None, None);
+        }
+    };
+    let welcome = &link.welcome;
+    let text = format!("carreto {}, protocol {}", welcome.version, welcome.protocol);
+    findings.ok("receiver", text);
+    let facts = facts(welcome, disks);
+    clock(facts.clock_difference_seconds, findings);
+    targets(&facts.targets, disks, findings);
+    if facts.committed {
+        let text = "the receiver has committed this migration: nothing is left to be done";
+        findings.warning("migration", text, "begin a new one at the receiver if that is meant");
+    }
+    let streams = config.streams.unwrap_or(welcome.streams).min(welcome.streams).max(1);
+    let bandwidth = match line::measure(&link, streams).await {
+        Ok(measured) => {
+            let configured = config.bandwidth.rate_at(Zoned::now().datetime());
+            let rate = measured.bytes_per_second / 1e6;
+            findings.ok("bandwidth", format!("{rate:.2} MB/s over {streams} data connections"));
+            Some(BandwidthFacts { configured, ..measured })
+        }
+        Err(error) => {
+            findings.error("bandwidth", &error);
+            None
+        }
+    };
+    (Some(facts), bandwidth)
+}
+
+async fn connect(
+    config: &AgentConfig,
+    token: &JoinToken,
+    identity: &Identity,
+    host: &str,
+) -> Result<Link> {
+    let dialer = Dialer::new(identity, token.receiver, config.proxy.clone())?;
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server: token.server.clone(),
+        secret: Some(token.secret.expose_text().to_string()),
+        host: host.to_owned(),
+        preflight: true,
+    };
+    Link::open(&dialer, &token.addresses, hello, config.streams).await
+}
+
+fn unreachable(config: &AgentConfig, token: &JoinToken, error: &Error, findings: &mut Findings) {
+    let way = if config.proxy.is_some() { " through the proxy" } else { "" };
+    let to = token.addresses.join(", ");
+    let text = format!("{to}{way}: {}", carreto_error::chain_text(error));
+    let remedy = match error.kind() {
+        Kind::Unavailable | Kind::Timeout | Kind::Io => format!(
+            "start `carreto receive` there, and let this system reach {to} by TCP{way}; set `proxy` if only a proxy leads there"
+        ),
+        _ => error.remedy().to_owned(),
+    };
+    findings.blocked("receiver", text, remedy);
+}
+
+fn facts(welcome: &Welcome, disks: &[DiskFacts]) -> ReceiverFacts {
+    let target = |planned: &Planned| TargetFacts {
+        disk: disks.iter().find(|disk| is_for(&planned.source, disk)).map(|disk| disk.name.clone()),
+        source: planned.source.clone(),
+        target: planned.target.clone(),
+        size: planned.size,
+    };
+    ReceiverFacts {
+        version: welcome.version.clone(),
+        protocol: welcome.protocol,
+        migration: welcome.migration.clone(),
+        streams: welcome.streams,
+        clock_difference_seconds: welcome.clock.saturating_sub(Timestamp::now().as_second()),
+        committed: welcome.committed.is_some(),
+        targets: welcome.targets.iter().map(target).collect(),
+    }
+}
+
+fn is_for(source: &str, disk: &DiskFacts) -> bool {
+    source == disk.name
+        || source == disk.identity
+        || source.strip_prefix("/dev/") == Some(&disk.name)
+}
+
+fn clock(difference: i64, findings: &mut Findings) {
+    let text = format!("the receiver's clock is {difference} s ahead");
+    if difference.unsigned_abs() > CLOCKS {
+        let remedy = "set both clocks by a time service; tokens and certificates carry times";
+        findings.warning("clock difference", text, remedy);
+    } else {
+        findings.ok("clock difference", text);
+    }
+}
+
+/// Every disk needs a target that is large enough, and every target a disk.
+fn targets(targets: &[TargetFacts], disks: &[DiskFacts], findings: &mut Findings) {
+    for disk in disks {
+        let item = format!("target {}", disk.name);
+        match targets.iter().find(|target| target.disk.as_ref() == Some(&disk.name)) {
+            None => {
+                let text = format!("no target is configured for {} ({})", disk.name, disk.identity);
+                let remedy = "add a [[server.disk]] to the receiver's configuration, or name the disks in the agent's";
+                findings.blocked(item, text, remedy);
+            }
+            Some(target) => size(item, target, disk.size, findings),
+        }
+    }
+    for target in targets.iter().filter(|target| target.disk.is_none()) {
+        let text = format!("this system has no disk {}, which has a target", target.source);
+        let remedy = "name the disks in the agent's configuration, or drop the target";
+        findings.blocked(format!("target {}", target.source), text, remedy);
+    }
+}
+
+fn size(item: String, target: &TargetFacts, needed: u64, findings: &mut Findings) {
+    let name = &target.target;
+    match target.size {
+        Some(size) if size < needed => {
+            let text = format!("{name} has {size} bytes, the disk has {needed}");
+            findings.blocked(item, text, "give the receiver a larger target");
+        }
+        Some(size) => findings.ok(item, format!("{name} has {size} bytes")),
+        None => findings.ok(item, format!("{name} does not exist yet and will be made")),
+    }
+}

@@ -1,0 +1,81 @@
+//! Who and what is not let in.
+
+use crate::machine::FakeMachine;
+use crate::scene::{MIB, Scene, mixed};
+use crate::target::Platter;
+use carreto_error::Kind;
+use carreto_live::agent::Agent;
+use carreto_live::trust::{JoinToken, Secret};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_good_for_one_key() {
+    let scene = Scene::small().await;
+    let agent = scene.start();
+    scene.following().await;
+    let folder = scene.folder.path();
+    let config = carreto_live::agent::AgentConfig::parse(&format!(
+        "token = '{}'\nstate = '{}'\nrun = '{}'\n",
+        scene.token,
+        folder.join("other").display(),
+        folder.join("other/run").display()
+    ))
+    .unwrap();
+    std::fs::create_dir_all(folder.join("other")).unwrap();
+    let machine = FakeMachine::new(vec![("vda", vec![1; 2 * MIB])]);
+    let other = Agent::open(config, machine, scene.ears.clone()).unwrap();
+    let run = async { other.run(CancellationToken::new()).await };
+    let error = run.await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.remedy().contains("new join token"), "{}", error.remedy());
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_opens_nothing() {
+    let mut scene = Scene::small().await;
+    let token: JoinToken = scene.token.parse().unwrap();
+    scene.token = JoinToken { secret: Secret::random().unwrap(), ..token }.to_string();
+    let error = scene.start().end().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(!scene.receiver().status().servers[0].joined);
+    assert!(!scene.platter(0).has_blank_head(), "untouched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_too_small_is_named_and_may_be_exchanged() {
+    let mut scene = Scene::small().await;
+    let good = scene.platter(1);
+    let small = Platter::new(vec![3; MIB]);
+    scene.targets.platters.lock().unwrap().insert("to-vdb".to_owned(), small);
+    // The first disk was open when the second one was refused, and is not kept from the next try.
+    for _ in 0..2 {
+        let error = scene.start().end().await.unwrap_err();
+        assert_eq!((error.kind(), error.remedy()), (Kind::TargetTooSmall, "attach a larger disk"));
+        assert!(error.to_string().contains("to-vdb"), "{error}");
+    }
+    scene.shut().await;
+    scene.targets.platters.lock().unwrap().insert("to-vdb".to_owned(), Arc::clone(&good));
+    scene.serve().await;
+    let agent = scene.start();
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_be_written_says_so() {
+    let scene = Scene::new(vec![("vda", mixed(4, 20 * MIB))], 0).await;
+    scene.platter(0).fail_write.store(true, Ordering::Release);
+    let error = scene.start().end().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::TargetUnusable, "{error}");
+    assert!(error.to_string().contains("the target is full"), "{error}");
+    scene.platter(0).fail_write.store(false, Ordering::Release);
+    let agent = scene.start();
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
