@@ -1,5 +1,6 @@
 //! The grammar of the command line. Parsing has no side effects.
 
+use crate::live_args::{AgentCommand, CertificateArgs, FleetCommand, ReceiveArgs};
 use crate::quantity::{parse_duration, parse_size};
 use crate::text::file_url;
 use carreto_migrate::{Algorithm, Format, ImageSpec};
@@ -154,6 +155,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Take the disks of running servers, many at once
+    Receive(ReceiveArgs),
+    /// Migrate this running server
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
+    /// Look at all servers of a receiver
+    Fleet {
+        #[command(subcommand)]
+        command: FleetCommand,
+    },
+    /// Check the certificate of an online migration
+    VerifyCertificate(CertificateArgs),
     /// Look after an object store
     Store {
         #[command(subcommand)]
@@ -177,7 +192,12 @@ impl Command {
     pub(crate) const fn is_resumable(&self) -> bool {
         matches!(
             self,
-            Self::Migrate(_) | Self::Convert(_) | Self::Upload { .. } | Self::Download { .. }
+            Self::Migrate(_)
+                | Self::Convert(_)
+                | Self::Upload { .. }
+                | Self::Download { .. }
+                | Self::Receive(_)
+                | Self::Agent { command: AgentCommand::Run(_) }
         )
     }
 }

@@ -3,6 +3,7 @@
 mod about;
 mod encode;
 mod image;
+mod live;
 mod migrate;
 mod store;
 
@@ -63,6 +64,10 @@ async fn run_with(
         Command::Measure { image, to, format } => {
             encode::measure(setup, &image, to, &format, output).await
         }
+        command @ (Command::Receive(_)
+        | Command::Agent { .. }
+        | Command::Fleet { .. }
+        | Command::VerifyCertificate(_)) => live::run(setup, command, output).await,
         Command::Store { command } => store::run(setup, &command, output, progress).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }

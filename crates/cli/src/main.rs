@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod console;
 mod failure;
+mod live_args;
 mod progress;
 mod quantity;
 mod settings;

@@ -31,6 +31,7 @@ mod encode;
 mod image;
 mod inspect;
 mod job;
+pub mod live;
 mod location;
 mod manifest;
 mod map;
