@@ -11,12 +11,14 @@
 mod carreto;
 mod devices;
 mod disk;
+mod guest;
 mod images;
 mod install;
 mod kill;
+mod live;
 mod nbd;
-mod needs;
-mod process;
+pub(crate) mod needs;
+pub(crate) mod process;
 mod proxy;
 mod qemu;
 mod report;
@@ -53,12 +55,20 @@ const SUITES: &[Suite] = &[
     Suite { name: "nbd", needs: &[needs::QEMU, needs::NBD], run: nbd::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
     Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },
+    Suite { name: "live", needs: LIVE, run: live::run },
     Suite { name: "s3", needs: S3, run: s3::run_minio },
     Suite { name: "s3-versitygw", needs: S3, run: s3::run_versity },
 ];
 
 /// Run only when they are named.
-const EXTRA: &[Suite] = &[Suite { name: "s3-big", needs: S3, run: s3::run_big }];
+const EXTRA: &[Suite] = &[
+    Suite { name: "s3-big", needs: S3, run: s3::run_big },
+    Suite { name: "guests", needs: GUESTS, run: guest::run },
+];
+
+const GUESTS: &[needs::Need] = &[needs::ROOT, needs::DEBOOTSTRAP, needs::GUESTS];
+
+const LIVE: &[needs::Need] = &[needs::ROOT, needs::PYTHON, live::TOOLS];
 
 const S3: &[needs::Need] = &[needs::QEMU, needs::FAKETIME, needs::CURL, needs::GO];
 
@@ -229,11 +239,13 @@ mod tests {
     #[test]
     fn all_suites_run_unless_some_are_named() {
         let all = names(&["--allow-skip"]).expect("a good line");
-        let wanted = ["qemu", "write", "kill", "nbd", "devices", "root", "s3", "s3-versitygw"];
+        let wanted =
+            ["qemu", "write", "kill", "nbd", "devices", "root", "live", "s3", "s3-versitygw"];
         assert_eq!(all, wanted);
         assert_eq!(names(&["s3", "qemu"]).expect("good"), ["qemu", "s3"]);
         let big = names(&["s3-big", "--image", "disk"]);
         assert_eq!(big.expect("good"), ["s3-big"]);
+        assert_eq!(names(&["guests", "qemu"]).expect("good"), ["qemu", "guests"]);
     }
 
     #[test]

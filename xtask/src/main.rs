@@ -7,6 +7,8 @@
     reason = "a command of the developers speaks to its user"
 )]
 
+mod debian;
+mod dist;
 mod e2e;
 mod tidy;
 
@@ -22,9 +24,11 @@ usage: cargo xtask COMMAND
 
   tidy                            check the rules that hold the workspace together
   e2e [--allow-skip] [SUITE]...   run the command carreto against real tools and servers
-                                  suites: qemu write kill devices root s3 s3-versitygw
+                                  suites: qemu write kill devices root live s3 s3-versitygw
                                   (all by default)
-  e2e s3-big --image FILE         upload FILE while client and server are killed";
+  e2e s3-big --image FILE         upload FILE while client and server are killed
+  e2e guests                      boot Debian from its own disks in QEMU, under load; as root
+  dist [--try]                    build the static binary; try it in old releases of Debian";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     let done = match command {
         "tidy" if rest.is_empty() => tidy::run(&root()),
         "e2e" => e2e::run(&root(), rest),
+        "dist" => dist::run(&root(), rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

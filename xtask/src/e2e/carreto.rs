@@ -44,6 +44,16 @@ impl Carreto {
         self.with_environment(environment)
     }
 
+    /// The same command from a copy of the program.
+    pub(crate) fn with_program(&self, program: &Path) -> Self {
+        Self { program: program.to_owned(), ..self.clone() }
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The same command with its state in `state`.
     pub(crate) fn with_state(&self, state: PathBuf) -> Self {
         Self { state, ..self.clone() }
@@ -56,7 +66,7 @@ impl Carreto {
     }
 
     /// The command with nothing of the user's stores and settings in its environment.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = match self.wrapper.split_first() {
             Some((program, options)) => {
                 let mut command = Command::new(program);

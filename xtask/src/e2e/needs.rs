@@ -57,6 +57,16 @@ pub(crate) const CURL: Need = Need::Programs {
     packages: &["ca-certificates", "curl"],
     version: Some(&["curl", "--version"]),
 };
+pub(crate) const DEBOOTSTRAP: Need = Need::Programs {
+    programs: &["debootstrap", "chroot"],
+    packages: &["debootstrap", "coreutils"],
+    version: Some(&["debootstrap", "--version"]),
+};
+pub(crate) const GUESTS: Need = Need::Programs {
+    programs: &["qemu-system-x86_64", "mkfs.ext4"],
+    packages: &["qemu-system-x86", "e2fsprogs"],
+    version: Some(&["qemu-system-x86_64", "--version"]),
+};
 pub(crate) const GO: Need = Need::Go;
 pub(crate) const PYTHON: Need = Need::Python;
 

@@ -3,8 +3,8 @@
 use crate::Result;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Hands on what it gets, on a port of its own, until it is dropped.
@@ -12,6 +12,8 @@ pub(crate) struct Proxy {
     address: String,
     sent: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
+    cut: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
@@ -20,19 +22,43 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?.to_string();
         let (sent, ended) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (cut, open) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
         let (server, count, end) = (server.to_owned(), Arc::clone(&sent), Arc::clone(&ended));
+        let (is_cut, opened) = (Arc::clone(&cut), Arc::clone(&open));
         thread::spawn(move || {
             for client in listener.incoming() {
                 if end.load(Ordering::Relaxed) {
                     break;
                 }
-                if let Ok(client) = client {
+                if let (Ok(client), false) = (client, is_cut.load(Ordering::Relaxed)) {
+                    if let Ok(client) = client.try_clone() {
+                        lock(&opened).push(client);
+                    }
                     let (server, count) = (server.clone(), Arc::clone(&count));
                     thread::spawn(move || connect(client, &server, &count));
                 }
             }
         });
-        Ok(Self { address, sent, ended })
+        Ok(Self { address, sent, ended, cut, open })
+    }
+
+    /// `host:port` of it.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Ends every connection and takes no new one until [`Self::mend`].
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        for client in lock(&self.open).drain(..) {
+            // It may have ended before.
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes connections again.
+    pub(crate) fn mend(&self) {
+        self.cut.store(false, Ordering::Relaxed);
     }
 
     /// Where it is reached.
@@ -52,6 +78,10 @@ impl Drop for Proxy {
         // The thread sees the end when somebody comes; it does no harm when nobody can.
         let _ = TcpStream::connect(&self.address);
     }
+}
+
+fn lock(open: &Mutex<Vec<TcpStream>>) -> MutexGuard<'_, Vec<TcpStream>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves one client. A server that is away is a connection that ends at once.
@@ -100,6 +130,12 @@ mod tests {
         client.read_to_string(&mut answer).expect("read");
         echo.join().expect("it echoes");
         assert_eq!((answer.as_str(), proxy.sent()), ("hello!", 5));
+        // A link that is cut ends what is open and what comes.
+        let mut open = TcpStream::connect(&host).expect("a connection");
+        proxy.cut();
+        let mut answer = Vec::new();
+        assert_eq!(open.read_to_end(&mut answer).unwrap_or(0), 0);
+        proxy.mend();
         // The server is gone: the connection ends without an answer.
         let mut client = TcpStream::connect(&host).expect("a connection");
         let mut answer = Vec::new();

@@ -16,7 +16,7 @@ pub(crate) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
 }
 
 /// The number of tests that passed, as `cargo test` prints it.
-fn passed(stdout: &str) -> usize {
+pub(crate) fn passed(stdout: &str) -> usize {
     stdout
         .lines()
         .filter_map(|line| line.strip_prefix("test result: ok. "))
