@@ -188,6 +188,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it is no way through one image, and has its own word for where it stands.
+    pub(crate) const fn reports_by_itself(&self) -> bool {
+        matches!(self, Self::Receive(_) | Self::Agent { .. } | Self::Fleet { .. })
+    }
+
     /// Whether the same command again goes on where an interrupted one ended.
     pub(crate) const fn is_resumable(&self) -> bool {
         matches!(

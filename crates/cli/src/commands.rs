@@ -28,7 +28,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             };
             let progress = Progress::new(&global, verb);
             let setup = setup(&global, &progress)?;
-            progress.start(global.progress_interval);
+            if !command.reports_by_itself() {
+                progress.start(global.progress_interval);
+            }
             let outcome = run_with(&setup, &global, command, &progress).await;
             progress.end();
             outcome

@@ -37,6 +37,8 @@ struct Inner {
 struct Shown {
     report: Report,
     confirmed: Rate,
+    /// The backlog when it was counted last, and what was confirmed by then.
+    counted: (u64, u64),
     /// When the oldest change was seen that the receiver does not have.
     behind_since: Option<Instant>,
 }
@@ -61,7 +63,12 @@ impl Board {
             cutover: None,
             error: None,
         };
-        let shown = Mutex::new(Shown { report, confirmed: Rate::new(), behind_since: None });
+        let shown = Mutex::new(Shown {
+            report,
+            confirmed: Rate::new(),
+            behind_since: None,
+            counted: (0, 0),
+        });
         let wire = AtomicU64::new(0);
         Self(Arc::new(Inner { meter, observer, begun: Instant::now(), wire, shown }))
     }
@@ -76,7 +83,12 @@ impl Board {
         let mut shown = self.shown();
         shown.confirmed.at(now, self.0.meter.confirmed());
         let (rate, behind) = (shown.confirmed.value(), shown.behind_since);
+        let backlog = shown.backlog_at(self.0.meter.confirmed());
         let report = &mut shown.report;
+        report.backlog_bytes = backlog;
+        if report.state == State::InitialSync && rate > 0.0 {
+            report.eta_seconds = Some(backlog as f64 / rate);
+        }
         report.totals = self.0.meter.totals(self.0.wire.load(Ordering::Relaxed));
         report.running_seconds = self.0.begun.elapsed().as_secs_f64();
         report.rate = rate;
@@ -129,6 +141,7 @@ impl Board {
         let mut shown = self.shown();
         shown.report.disks = told;
         shown.report.backlog_bytes = backlog;
+        shown.counted = (backlog, self.0.meter.confirmed());
         shown.behind_since = match shown.behind_since {
             _ if backlog == 0 => None,
             None => Some(Instant::now()),
@@ -141,6 +154,14 @@ impl Board {
         shown.report.change_rate = forecast.change_rate;
         shown.report.eta_seconds = forecast.eta();
         shown.report.predicted_pause_seconds = forecast.pause();
+    }
+}
+
+impl Shown {
+    /// What is left of the backlog once `confirmed` bytes are.
+    fn backlog_at(&self, confirmed: u64) -> u64 {
+        let (backlog, before) = self.counted;
+        backlog.saturating_sub(confirmed.saturating_sub(before))
     }
 }
 
