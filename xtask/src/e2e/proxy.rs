@@ -86,7 +86,11 @@ fn lock(open: &Mutex<Vec<TcpStream>>) -> MutexGuard<'_, Vec<TcpStream>> {
 
 /// Serves one client. A server that is away is a connection that ends at once.
 fn connect(client: TcpStream, server: &str, count: &AtomicU64) {
-    let Ok(server) = TcpStream::connect(server) else { return };
+    let Ok(server) = TcpStream::connect(server) else {
+        // There is a second handle, so that dropping this one would not end it.
+        let _ = client.shutdown(Shutdown::Both);
+        return;
+    };
     let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { return };
     let back = thread::spawn(move || hand_on(from_server, to_client, &AtomicU64::new(0)));
     hand_on(client, server, count);

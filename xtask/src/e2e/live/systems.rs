@@ -109,14 +109,15 @@ impl Scene<'_> {
         )?;
         let agent = self.agent(&home, &program, &source, &receiver)?;
         agent.order(&["check"])?;
-        let report = self.cut_over(&agent)?;
+        let (report, during) = self.cut_over(&agent, &places)?;
+        if during == before {
+            return Err("an agent that works leaves no trace: the search is wrong".into());
+        }
         let acknowledged = writer.acknowledged()?;
         writer.hand_over(&mut source);
         if !source.is_frozen()? {
             return Err("the source is not frozen after the migration".into());
         }
-        let during = Traces::find(&places)?;
-
         let certificate = report["cutover"]["certificate"].as_str().ok_or("no certificate")?;
         let kept = self.folder.join("certificate.json");
         std::fs::copy(certificate, &kept)?;
@@ -137,7 +138,7 @@ impl Scene<'_> {
             summary(&report, &proved)?,
             format!("{acknowledged} transactions acknowledged before the freeze, {found} found"),
             format!(
-                "before the agent: {}; committed: {}; after cleanup as before",
+                "before the agent: {}; while it works: {}; after cleanup as before",
                 before.counts(),
                 during.counts()
             ),
@@ -191,9 +192,11 @@ impl Scene<'_> {
         )
     }
 
-    /// Runs the agent until it has committed.
-    fn cut_over(&self, agent: &Agent) -> Result<Value> {
+    /// Runs the agent until it has committed; also what it leaves on the system meanwhile.
+    fn cut_over(&self, agent: &Agent, places: &Places) -> Result<(Value, Traces)> {
         let mut program = agent.run()?;
+        agent.wait_for(&mut program, &["INITIAL_SYNC", "CATCHING_UP", "CONTINUOUS", "READY"])?;
+        let during = Traces::find(places)?;
         if !self.case.is(Twist::WhenReady) {
             agent.wait_until_following(&mut program)?;
             std::thread::sleep(UNDER_LOAD);
@@ -208,7 +211,7 @@ impl Scene<'_> {
         if !self.folder.join("quiesced").exists() {
             return Err("the hook before the freeze did not run".into());
         }
-        Ok(report)
+        Ok((report, during))
     }
 
     /// Mounts the target, which replays what its journal has, and reads the database.
