@@ -4,7 +4,7 @@
 # built carreto, fio, and 3 GiB in FOLDER. The target is a file beside the disk, so both share the
 # device below: the ratio is what a source sees whose target is as slow as itself, or better.
 #
-# usage: live-overhead.sh CARRETO FOLDER [ROUNDS]
+# usage: live-overhead.sh CARRETO FOLDER [ROUNDS]     (PAUSED=1: what following alone costs)
 set -euo pipefail
 carreto=$(realpath "${1:?usage: live-overhead.sh CARRETO FOLDER [ROUNDS]}")
 folder=$(realpath "${2:?a folder is needed}")/live-overhead
@@ -68,6 +68,8 @@ follow() { # starts the agent and waits until it follows the disk
         kill -0 "$agent" || { tail "$folder/agent.err"; exit 1; }
         sleep 0.2
     done
+    # Changes are still followed, and nothing is read or sent.
+    [ -z "${PAUSED:-}" ] || "$carreto" agent pause -c "$folder/agent.toml" > /dev/null
 }
 
 leave() { # ends the agent and its tracker: nothing is counted any more
