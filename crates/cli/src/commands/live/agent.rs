@@ -104,14 +104,18 @@ async fn order(file: &AgentFile, order: Order, output: Output) -> Result<()> {
 async fn cutover(file: &AgentFile, strict: bool, output: Output) -> Result<()> {
     let config = AgentConfig::load(&file.file)?;
     let folder = folder(&config)?;
-    ask(&folder, Order::Cutover { strict }).await?;
+    let ordered = ask(&folder, Order::Cutover { strict }).await?;
+    // Of an earlier cutover, until the agent has moved on.
+    let mut is_old = ordered.state == State::RolledBack;
     let mut begun = false;
     loop {
         tokio::time::sleep(LOOK).await;
         let report = ask(&folder, Order::Status).await?;
         begun |= report.state.is_cutover();
+        is_old &= report.state == State::RolledBack;
         let is_over = match report.state {
-            State::Committed | State::Failed | State::Cancelled | State::RolledBack => true,
+            State::Committed | State::Failed | State::Cancelled => true,
+            State::RolledBack => !is_old,
             state => begun && !state.is_cutover(),
         };
         if is_over {
