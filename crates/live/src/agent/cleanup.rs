@@ -77,6 +77,7 @@ pub fn cleanup(
     }
     let pins = track::remove_pins(&place.pins)?;
     removed.extend(pins.iter().map(|pin| pin.display().to_string()));
+    removed.extend(place.remove_pins_parent());
     removed.extend(end_traces(config, machine, &place)?);
     removed.extend(place.remove_files()?);
     drop(lock);

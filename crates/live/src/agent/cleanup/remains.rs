@@ -135,9 +135,22 @@ impl Place {
     fn pins(&self) -> Result<Vec<String>> {
         let mut pins: Vec<_> = track::list_pins(&self.pins)?.iter().map(|pin| name(pin)).collect();
         pins.extend(self.pins.is_dir().then(|| name(&self.pins)));
-        let parent = self.pins.parent().filter(|parent| is_empty_folder(parent));
-        pins.extend(parent.map(name));
+        pins.extend(self.pins_parent().map(name));
         Ok(pins)
+    }
+
+    /// The folder of the pins of all agents, where it is empty and this user's to remove.
+    fn pins_parent(&self) -> Option<&Path> {
+        let parent = self.pins.parent()?;
+        let user = rustix::process::geteuid().as_raw();
+        let is_ours = parent.metadata().is_ok_and(|found| found.uid() == user);
+        (is_ours && is_empty_folder(parent)).then_some(parent)
+    }
+
+    /// Removes the folder of the pins of all agents, if nothing is in it.
+    pub(super) fn remove_pins_parent(&self) -> Option<String> {
+        let parent = self.pins_parent()?;
+        std::fs::remove_dir(parent).is_ok().then(|| name(parent))
     }
 
     fn list_files(&self) -> Result<Vec<String>> {

@@ -24,10 +24,12 @@ fn everything_goes_and_nothing_else() {
     let kept = place.path().join("kept.json");
     let before = remains(&config).unwrap();
     assert_eq!(before.files.len(), 7, "{before:?}");
+    let shared = before.pins.len();
     let cleaned = cleanup(&config, &Fake::default(), Some(&kept)).unwrap();
     assert_eq!(cleaned.before.files, before.files);
     assert!(cleaned.after.is_empty() && remains(&config).unwrap().is_empty());
-    assert_eq!(cleaned.removed.len(), 8, "the folder of all agents too: {:?}", cleaned.removed);
+    let removed = cleaned.removed.len();
+    assert_eq!(removed, 8 + shared, "the folder of all agents too: {:?}", cleaned.removed);
     assert_eq!(cleaned.certificate.unwrap()["roots"], 1);
     assert_eq!(fs::read_to_string(kept).unwrap(), "{\"roots\": 1}");
     assert_eq!(fs::read_to_string(place.path().join("agent.toml")).unwrap(), "the operator's");
@@ -68,5 +70,5 @@ fn files_of_others_are_kept_and_named() {
     place.remove_files().unwrap();
     place.frozen = false;
     let left = place.look();
-    assert!(theirs.exists() && left.listed()[0].contains("notes"), "{left:?}");
+    assert!(theirs.exists() && left.files[0].contains("notes"), "{left:?}");
 }
