@@ -54,7 +54,7 @@ impl Scene {
     }
 
     fn hear(&self) -> Answer {
-        assert!(channel::wait(&self.channel, Some(Duration::from_secs(10))).unwrap());
+        assert!(channel::wait(&self.channel, None).unwrap());
         Answer::decode(&channel::receive(&self.channel).unwrap().0).unwrap()
     }
 
@@ -149,9 +149,7 @@ fn what_becomes_frozen_after_the_lease_is_thawed_too() {
     assert_eq!(scene.ask(&Question::Freezing(0)), Answer::Held);
     std::thread::sleep(2 * SHORT);
     scene.systems[0].frozen.store(true, Ordering::SeqCst);
-    let begun = Instant::now();
     while scene.frozen() != [false, false] {
-        assert!(begun.elapsed() < LONG);
         std::thread::sleep(RETRY);
     }
     assert!(matches!(scene.ask(&Question::Settled(0, true)), Answer::Lost(_)));
