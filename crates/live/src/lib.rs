@@ -16,6 +16,7 @@ pub mod pace;
 pub mod price;
 pub mod receiver;
 pub mod state;
+mod storage;
 pub mod track;
 pub mod trust;
 pub mod wire;

@@ -25,7 +25,6 @@ mod session;
 pub use config::{ReceiverConfig, ServerConfig, TargetConfig};
 pub use control::{FleetEntry, FleetStatus, fleet_status};
 pub use disk::{OpenedTarget, Targets};
-pub(crate) use registry::write_whole;
 pub use serve::{Invited, Receiver, ReceiverEvent, ReceiverObserver};
 
 use carreto_error::{Error, Kind};

@@ -8,9 +8,8 @@ mod tests;
 
 use super::config::AgentConfig;
 use super::machine::Machine;
-use super::run;
 use crate::host;
-use crate::receiver::write_whole;
+use crate::storage::write_whole;
 use crate::track::{self, TrackedDisk};
 use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
 use remains::Place;
@@ -65,7 +64,7 @@ pub fn cleanup(
 ) -> Result<Cleaned> {
     let place = Place::of(config)?;
     let is_there = place.folder.is_dir();
-    let lock = is_there.then(|| run::lock(&place.files.lock())).transpose()?;
+    let lock = is_there.then(|| place.files.take()).transpose()?;
     let before = place.look();
     let mut removed = Vec::new();
     if place.frozen {

@@ -2,9 +2,10 @@
 
 use crate::pace::Schedule;
 use crate::price::Prices;
+use crate::storage::read_config;
 use crate::track::{TrackerChoice, TrackerKind};
 use crate::trust::{JoinToken, Proxy};
-use carreto_error::{Error, IoSide, Kind, Result};
+use carreto_error::{Error, Kind, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,7 +144,7 @@ impl AgentConfig {
     /// `NotFound`, `Denied`, `Io`; `Usage` naming the line or field.
     pub fn load(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let text = read(path)?;
+        let text = read_config(path)?;
         let mut config = Self::parse(&text).map_err(|error| error.path(name))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.state = folder.join(&config.state);
@@ -191,7 +192,7 @@ impl AgentConfig {
     pub fn token(&self) -> Result<JoinToken> {
         let text = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
-            (None, Some(file)) => read(file)?,
+            (None, Some(file)) => read_config(file)?,
             (None, None) => return Err(usage("there is no token".to_owned())),
         };
         text.trim().parse()
@@ -222,12 +223,6 @@ impl AgentConfig {
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.cutover.lease_seconds)
     }
-}
-
-fn read(path: &Path) -> Result<String> {
-    let name = path.display().to_string();
-    std::fs::read_to_string(path)
-        .map_err(|error| Error::io(IoSide::State, "read the configuration", name, error))
 }
 
 fn usage(text: String) -> Error {

@@ -3,11 +3,12 @@
 //! Gone after a restart of the system, and so is everything that it is about.
 
 use super::disk::DiskSync;
-use crate::receiver::write_whole;
 use crate::state::Report;
+use crate::storage::{lock, write_whole};
 use carreto_error::{Error, IoSide, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 
 const VERSION: u32 = 1;
@@ -83,6 +84,11 @@ impl RunFolder {
 
     pub(super) fn lock(&self) -> PathBuf {
         self.0.join("lock")
+    }
+
+    /// Makes this process the agent of its server while the file stays open.
+    pub(super) fn take(&self) -> Result<File> {
+        lock(&self.lock(), "an agent of this server runs already")
     }
 
     /// What an earlier process left; `None` when there is nothing that can be understood.

@@ -15,7 +15,7 @@ use crate::pace::Throttle;
 use crate::state::State;
 use crate::trust::{Dialer, Identity, JoinToken};
 use crate::wire::{Control, Hello, PROTOCOL};
-use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
+use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Agent {
         let identity = Identity::load_or_create(&config.state, "agent")?;
         let folder = RunFolder::at(config.run_folder(&token.server));
         folder.make()?;
-        let lock = lock(&folder.lock())?;
+        let lock = folder.take()?;
         Ok(Self { config, machine, observer, token, identity, folder, lock })
     }
 
@@ -191,20 +191,6 @@ async fn forward_stop(stop: CancellationToken, orders: Orders, ended: Cancellati
         () = stop.cancelled() => orders.change(|wishes| wishes.stop = true),
         () = ended.cancelled() => {}
     }
-}
-
-/// Takes the lock of the run folder.
-pub(super) fn lock(path: &Path) -> Result<std::fs::File> {
-    let name = path.display().to_string();
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| Error::io(IoSide::State, "open the lock", &name, error))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::new(Kind::Locked, "an agent of this server runs already").path(name))?;
-    Ok(file)
 }
 
 impl Engine {

@@ -2,7 +2,7 @@
 
 use super::run::Engine;
 use crate::certificate::{Audits, Certificate, Disk, Mode, Role, Root, Statement};
-use crate::receiver::write_whole;
+use crate::storage::write_whole;
 use carreto_error::{Error, Kind, Result};
 use jiff::Timestamp;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! `receive.toml`: where to listen, and which server's disks go where.
 
-use carreto_error::{Error, IoSide, Kind, Result};
+use crate::storage::read_config;
+use carreto_error::{Error, Kind, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -68,8 +69,7 @@ impl ReceiverConfig {
     /// `NotFound`, `Denied`, `Io`; `Usage` naming the line or field.
     pub fn load(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::io(IoSide::State, "read the configuration", &name, error))?;
+        let text = read_config(path)?;
         let mut config = Self::parse(&text).map_err(|error| error.path(name))?;
         if let Some(folder) = path.parent() {
             config.state = folder.join(&config.state);

@@ -1,10 +1,9 @@
 //! What the receiver remembers of one server across restarts.
 
+use crate::storage::write_whole;
 use crate::trust::{Fingerprint, Invitation};
 use carreto_error::{Error, IoSide, Kind, Result};
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
@@ -99,23 +98,6 @@ impl Registry {
             .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
         write_whole(&self.file("migration.json"), &text)
     }
-}
-
-/// Writes a file that has either all of `bytes` or what it had before, also after a power cut.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    let attempt = || -> std::io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        match path.parent() {
-            Some(folder) => std::fs::File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    attempt().map_err(|error| fail("write", path, error))
 }
 
 fn fail(what: &'static str, path: &Path, error: std::io::Error) -> Error {

@@ -8,6 +8,7 @@ use super::session::{self, Line, Session};
 use super::{data, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
 use crate::state::Report;
+use crate::storage;
 use crate::trust::{Doorman, Fingerprint, Identity, Invitation, JoinToken, Secret, TlsStream, hex};
 use crate::wire::{Attach, Control, Hello, SourceDisk, kind};
 use carreto_error::{Error, IoSide, Kind, Result};
@@ -121,7 +122,7 @@ impl Receiver {
         std::fs::create_dir_all(state).map_err(|e| {
             Error::io(IoSide::State, "make the folder", state.display().to_string(), e)
         })?;
-        let lock = lock(state)?;
+        let lock = storage::lock(&state.join("lock"), "another receiver has this state folder")?;
         let identity = Identity::load_or_create(state, "receiver")?;
         let mut servers = BTreeMap::new();
         for server in &config.servers {
@@ -370,7 +371,7 @@ impl Server {
         let Some(certificate) = &memory.committed else { return };
         let path = self.registry.file("certificate.json");
         if std::fs::read(&path).ok().as_deref() != Some(certificate.as_bytes()) {
-            let _ = super::registry::write_whole(&path, certificate.as_bytes());
+            let _ = storage::write_whole(&path, certificate.as_bytes());
         }
     }
 
@@ -438,19 +439,4 @@ impl Server {
             session.end().await;
         }
     }
-}
-
-fn lock(state: &std::path::Path) -> Result<std::fs::File> {
-    let path = state.join("lock");
-    let name = path.display().to_string();
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|error| Error::io(IoSide::State, "open the lock", &name, error))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |_| Error::new(Kind::Locked, "another receiver has this state folder").path(name),
-    )?;
-    Ok(file)
 }

@@ -1,5 +1,6 @@
 //! Cleanup without privileges: files, and what is refused.
 
+use super::super::files::RunFolder;
 use super::super::testing::{Fake, config};
 use super::*;
 use std::fs;
@@ -41,7 +42,7 @@ fn everything_goes_and_nothing_else() {
 fn a_running_agent_is_left_alone() {
     let place = tempfile::tempdir().unwrap();
     let config = made(place.path());
-    let lock = run::lock(&config.run_folder("cleanup-test").join("lock")).unwrap();
+    let lock = RunFolder::at(config.run_folder("cleanup-test")).take().unwrap();
     let error = cleanup(&config, &Fake::default(), None).unwrap_err();
     assert_eq!(error.kind(), Kind::Locked);
     assert_eq!(remains(&config).unwrap().files.len(), 7);

@@ -169,8 +169,8 @@ fn power_off(findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::files::RunFolder;
     use crate::agent::preflight::document::Severity;
-    use crate::agent::run;
     use crate::agent::testing::config;
     use crate::host::Freezable;
 
@@ -231,7 +231,7 @@ mod tests {
         assert!(!agent(&folder, &mut findings));
         assert!(!folder.exists());
         std::fs::create_dir_all(&folder).unwrap();
-        let lock = run::lock(&folder.join("lock")).unwrap();
+        let lock = RunFolder::at(folder.clone()).take().unwrap();
         assert!(agent(&folder, &mut findings));
         drop(lock);
         assert!(!agent(&folder, &mut findings));
