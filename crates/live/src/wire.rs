@@ -28,6 +28,7 @@ mod batch;
 mod pages;
 
 use crate::state::Report;
+use crate::trust::Hidden;
 use carreto_error::{Error, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,31 @@ pub enum Control {
     Failed(Failed),
 }
 
+impl Control {
+    /// What the message is called, for errors: what is in it may be long, or nobody's business.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Welcome(_) => "welcome",
+            Self::Attach(_) => "attach",
+            Self::Attached => "attached",
+            Self::Open { .. } => "open",
+            Self::Opened { .. } => "opened",
+            Self::Want { .. } => "want",
+            Self::Sync => "sync",
+            Self::Synced => "synced",
+            Self::Check { .. } => "check",
+            Self::Checking { .. } => "checking",
+            Self::Checked { .. } => "checked",
+            Self::Commit { .. } => "commit",
+            Self::Committed { .. } => "committed",
+            Self::Status { .. } => "status",
+            Self::Ping => "ping",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
 /// Who connects.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
@@ -142,7 +168,7 @@ pub struct Hello {
     pub server: String,
     /// The secret of the join token, hex; needed until the receiver knows the agent's key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
+    pub secret: Option<Hidden>,
     /// The host name, for people.
     pub host: String,
     /// Only look: nothing is opened or written, and no token is used up.
@@ -168,7 +194,7 @@ pub struct Welcome {
     /// Counts the control connections of the migration.
     pub session: u64,
     /// What data connections have to show, hex.
-    pub ticket: String,
+    pub ticket: Hidden,
     /// Most data connections.
     pub streams: u16,
     /// The targets that are configured for this server.
@@ -195,7 +221,7 @@ pub struct Planned {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attach {
     /// Of [`Welcome`].
-    pub ticket: String,
+    pub ticket: Hidden,
     /// The number of the data connection.
     pub stream: u16,
 }

@@ -4,7 +4,7 @@ use crate::pace::Schedule;
 use crate::price::Prices;
 use crate::storage::read_config;
 use crate::track::{TrackerChoice, TrackerKind};
-use crate::trust::{JoinToken, Proxy};
+use crate::trust::{Hidden, JoinToken, Proxy};
 use carreto_error::{Error, Kind, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct AgentConfig {
     /// The join token that the receiver printed.
     #[serde(default)]
-    token: Option<String>,
+    token: Option<Hidden>,
     /// A file with the token, instead of [`Self::token`].
     #[serde(default)]
     token_file: Option<PathBuf>,
@@ -191,7 +191,7 @@ impl AgentConfig {
     /// `Usage` for a text that is no token; what reading its file meets.
     pub fn token(&self) -> Result<JoinToken> {
         let text = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
+            (Some(token), _) => return token.expose().trim().parse(),
             (None, Some(file)) => read_config(file)?,
             (None, None) => return Err(usage("there is no token".to_owned())),
         };

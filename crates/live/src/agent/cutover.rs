@@ -407,7 +407,7 @@ impl Engine {
                     self.sender.blocks.flushed();
                     return Ok(roots);
                 }
-                other => return Err(resume::unexpected(&other)),
+                other => return Err(resume::unexpected(other.name())),
             }
         }
     }
@@ -440,7 +440,7 @@ impl Engine {
             link.say(&Control::Commit { certificate: json }).await?;
             match resume::control(link).await? {
                 Control::Committed { certificate } => Ok(certificate),
-                other => Err(resume::unexpected(&other)),
+                other => Err(resume::unexpected(other.name())),
             }
         };
         let signed = match asked.await {

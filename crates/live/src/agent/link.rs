@@ -33,6 +33,17 @@ pub(super) enum Heard {
     Values(PageValues),
 }
 
+impl Heard {
+    /// What it is called, for errors.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Control(message) => message.name(),
+            Self::Page(_) => "a page",
+            Self::Values(_) => "the values of pages",
+        }
+    }
+}
+
 struct Outgoing {
     kind: u8,
     sequence: u64,
@@ -283,8 +294,8 @@ fn control(frame: &Frame) -> Result<Control> {
     }
 }
 
-fn unexpected(what: impl std::fmt::Debug) -> Error {
-    Error::new(Kind::Unavailable, format!("the receiver said {what:?}"))
+fn unexpected(what: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("the receiver said {what} out of turn"))
         .remedied_by("use the same version of carreto on both sides")
 }
 
@@ -293,7 +304,7 @@ async fn welcome(reader: &mut FrameReader<ReadHalf<TlsStream>>) -> Result<Welcom
     let frame = reader.next().await?.ok_or_else(closed)?;
     match control(&frame)? {
         Control::Welcome(welcome) if welcome.protocol == PROTOCOL => Ok(welcome),
-        other => Err(unexpected(other)),
+        other => Err(unexpected(other.name())),
     }
 }
 
@@ -312,7 +323,7 @@ async fn hear_all(
                 },
                 kind::PAGE => Heard::Page(LedgerPage::decode(&frame.payload)?),
                 kind::VALUES => Heard::Values(PageValues::decode(&frame.payload)?),
-                other => return Err(unexpected(other)),
+                other => return Err(unexpected(&format!("frame {other}"))),
             };
             if heard.send(message).await.is_err() {
                 return Ok(());
@@ -342,7 +353,7 @@ async fn open_stream(dialer: &Dialer, addresses: &[String], attach: Attach) -> R
     let closed = || Error::new(Kind::Unavailable, "the receiver closed the connection");
     match control(&answer.ok_or_else(closed)?)? {
         Control::Attached => Ok((reader, writer)),
-        other => Err(unexpected(other)),
+        other => Err(unexpected(other.name())),
     }
 }
 
@@ -406,7 +417,7 @@ async fn read_all(
         while let Some(frame) = reader.next().await? {
             common.heard_now();
             if frame.kind != kind::ANSWER {
-                return Err(unexpected(control(&frame)?));
+                return Err(unexpected(control(&frame)?.name()));
             }
             let answer = Answer::decode(&frame.payload)?;
             if let Some(waiter) = answered(&waiting, answer.sequence) {

@@ -21,7 +21,7 @@ pub(super) async fn disks(link: &Link, disks: &mut [DiskSync], first_time: bool)
     link.say(&Control::Open { disks: described }).await?;
     let targets = match control(link).await? {
         Control::Opened { disks: targets } if targets.len() == disks.len() => targets,
-        other => return Err(unexpected(&other)),
+        other => return Err(unexpected(other.name())),
     };
     // The receiver tells the values of all disks before it hears the next question.
     let mut theirs = Vec::with_capacity(disks.len());
@@ -41,13 +41,13 @@ pub(super) async fn control(link: &Link) -> Result<Control> {
         match link.hear().await? {
             Heard::Control(Control::Ping | Control::Checking { .. }) => {}
             Heard::Control(message) => return Ok(message),
-            other => return Err(unexpected(&other)),
+            other => return Err(unexpected(other.name())),
         }
     }
 }
 
-pub(super) fn unexpected(what: &impl std::fmt::Debug) -> Error {
-    Error::new(Kind::Unavailable, format!("the receiver said {what:?} out of turn"))
+pub(super) fn unexpected(what: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("the receiver said {what} out of turn"))
         .remedied_by("use the same version of carreto on both sides")
 }
 
@@ -75,7 +75,7 @@ async fn learn(
                 Heard::Page(found) if found.page == *page && found.disk == disk.shared.number => {
                     disk.take_over(&found, first_time)?;
                 }
-                other => return Err(unexpected(&other)),
+                other => return Err(unexpected(other.name())),
             }
         }
     }
@@ -97,7 +97,7 @@ async fn values(link: &Link, disk: &DiskSync) -> Result<Vec<Option<[u8; 32]>>> {
                 all.extend(values);
             }
             Heard::Control(Control::Ping) => {}
-            other => return Err(unexpected(&other)),
+            other => return Err(unexpected(other.name())),
         }
     }
     Ok(all)

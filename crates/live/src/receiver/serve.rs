@@ -9,7 +9,9 @@ use super::{data, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
 use crate::state::Report;
 use crate::storage;
-use crate::trust::{Doorman, Fingerprint, Identity, Invitation, JoinToken, Secret, TlsStream, hex};
+use crate::trust::{
+    Doorman, Fingerprint, Hidden, Identity, Invitation, JoinToken, Secret, TlsStream, hex,
+};
 use crate::wire::{Attach, Control, Hello, SourceDisk, kind};
 use carreto_error::{Error, IoSide, Kind, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -272,20 +274,21 @@ impl Receiver {
             }
             Control::Attach(attach) => {
                 reader.set_limit(DATA_LIMIT);
-                let session = self.session_of(&attach).await?;
+                let session = self.session_of(&attach, peer).await?;
                 match data::run(&session, reader, FrameWriter::new(writer, CONTROL_LIMIT)).await {
                     // The control connection says the same, and better.
                     Err(error) if error.kind() == Kind::Unavailable => Ok(()),
                     outcome => outcome,
                 }
             }
-            other => Err(violation(format!("the first message is {other:?}"))),
+            other => Err(violation(format!("the first message is {}", other.name()))),
         }
     }
 
-    async fn session_of(&self, attach: &Attach) -> Result<Arc<Session>> {
+    /// The session whose ticket is shown, by the same key that it was given to.
+    async fn session_of(&self, attach: &Attach, peer: Fingerprint) -> Result<Arc<Session>> {
         for server in self.servers.values() {
-            if let Some(session) = server.session_with(&attach.ticket).await {
+            if let Some(session) = server.session_with(&attach.ticket, peer).await {
                 return Ok(session);
             }
         }
@@ -309,8 +312,9 @@ impl Receiver {
         let Some(invitation) = &mut memory.invitation else {
             return Err(denied(format!("the key {peer} is not known for {}", hello.server)));
         };
-        let shown = hello.secret.as_deref().and_then(hex::decode).map(Secret::from_bytes);
+        let shown = hello.secret.as_ref().and_then(|secret| hex::decode(secret.expose()));
         let secret = shown
+            .map(Secret::from_bytes)
             .ok_or_else(|| denied(format!("the key {peer} is not known and shows no token")))?;
         let mut tried = invitation.clone();
         tried.redeem(&secret, peer, Timestamp::now())?;
@@ -376,14 +380,14 @@ impl Server {
     }
 
     /// Ends the session before and begins a new one.
-    pub(super) async fn take_over(&self) -> Result<Arc<Session>> {
+    pub(super) async fn take_over(&self, peer: Fingerprint) -> Result<Arc<Session>> {
         self.cancel().cancel();
         let mut active = self.active.lock().await;
         if let Some(before) = active.session.take() {
             before.end().await;
         }
         active.count += 1;
-        let session = Session::new(active.count)?;
+        let session = Session::new(active.count, peer)?;
         active.session = Some(Arc::clone(&session));
         *self.cancel() = session.cancel.clone();
         Ok(session)
@@ -393,9 +397,10 @@ impl Server {
         self.cancel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn session_with(&self, ticket: &str) -> Option<Arc<Session>> {
-        let is_it =
-            |session: &Arc<Session>| session.ticket == ticket && !session.cancel.is_cancelled();
+    async fn session_with(&self, ticket: &Hidden, peer: Fingerprint) -> Option<Arc<Session>> {
+        let is_it = |session: &Arc<Session>| {
+            session.is_open_to(ticket, peer) && !session.cancel.is_cancelled()
+        };
         let mut previews = self.previews.lock().await;
         previews.retain(|preview| preview.strong_count() > 0);
         if let Some(preview) = previews.iter().filter_map(Weak::upgrade).find(is_it) {

@@ -5,7 +5,7 @@ use super::opening;
 use super::serve::{Receiver, ReceiverEvent, Server};
 use super::{check, commit, violation};
 use crate::frame::{self, Frame, FrameReader, FrameWriter};
-use crate::trust::{Fingerprint, Secret, TlsStream};
+use crate::trust::{Fingerprint, Hidden, Secret, TlsStream};
 use crate::wire::{
     Control, Failed, Hello, PROTOCOL, PageValues, Planned, SourceDisk, TargetDisk, Welcome, kind,
 };
@@ -30,8 +30,10 @@ pub(super) type Disks = Arc<[Arc<Disk>]>;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) number: u64,
-    /// Hex; who shows it may send data.
-    pub(super) ticket: String,
+    /// Hex; the agent's data connections show it.
+    ticket: Hidden,
+    /// The agent's key.
+    peer: Fingerprint,
     disks: Mutex<Option<Disks>>,
     pub(super) cancel: CancellationToken,
     /// Everything that may still write.
@@ -41,17 +43,24 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(number: u64) -> Result<Arc<Self>> {
-        let ticket = Secret::random()?.expose_text().to_string();
+    pub(super) fn new(number: u64, peer: Fingerprint) -> Result<Arc<Self>> {
+        let ticket = Hidden::new(Secret::random()?.expose_text().to_string());
         let cancel = CancellationToken::new();
         Ok(Arc::new(Self {
             number,
             ticket,
+            peer,
             disks: Mutex::default(),
             cancel,
             tasks: TaskTracker::new(),
             why: OnceLock::new(),
         }))
+    }
+
+    /// Whether a data connection of `peer` that shows `ticket` belongs to the session. The ticket
+    /// alone is not enough: who overheard it does not have the key.
+    pub(super) fn is_open_to(&self, ticket: &Hidden, peer: Fingerprint) -> bool {
+        self.peer == peer && self.ticket.expose() == ticket.expose()
     }
 
     /// Ends the session and waits until nothing of it writes any more or holds its disks.
@@ -164,7 +173,8 @@ async fn begin(
             .remedied_by("use the same version of carreto on both sides"));
     }
     let server = receiver.admit(hello, peer)?;
-    let session = if hello.preflight { Session::new(0)? } else { server.take_over().await? };
+    let session =
+        if hello.preflight { Session::new(0, peer)? } else { server.take_over(peer).await? };
     receiver.tell(&ReceiverEvent::Connected { server: &hello.server, host: &hello.host, peer });
     if hello.preflight {
         server.previews.lock().await.push(Arc::downgrade(&session));
@@ -262,7 +272,7 @@ impl Conversation<'_> {
                 let answer = with_signs_of_life(self.line, work, || Control::Ping).await?;
                 self.line.say(&answer).await
             }
-            other => Err(violation(format!("the agent said {other:?}"))),
+            other => Err(violation(format!("the agent said {} out of turn", other.name()))),
         }
     }
 

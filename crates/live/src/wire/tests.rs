@@ -77,6 +77,47 @@ fn what_breaks_a_rule_is_named() {
 }
 
 #[test]
+fn what_opens_doors_is_sent_and_not_shown() {
+    let ticket = || Hidden::new("0123abcd".to_owned());
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: "1".to_owned(),
+        server: "web1".to_owned(),
+        secret: Some(ticket()),
+        host: "h".to_owned(),
+        preflight: false,
+    };
+    for message in [Control::Hello(hello), Control::Attach(Attach { ticket: ticket(), stream: 0 })]
+    {
+        assert!(serde_json::to_string(&message).expect("JSON").contains("\"0123abcd\""));
+        assert!(!format!("{message:?}").contains("0123"));
+    }
+}
+
+#[test]
+fn a_message_is_called_what_it_is_on_the_wire() {
+    let failed = Failed { kind: String::new(), detail: String::new(), remedy: None };
+    for message in [
+        Control::Attached,
+        Control::Open { disks: Vec::new() },
+        Control::Opened { disks: Vec::new() },
+        Control::Want { disk: 0, pages: Vec::new() },
+        Control::Sync,
+        Control::Synced,
+        Control::Check { everything: true },
+        Control::Checking { done: 0, of: 0 },
+        Control::Checked { roots: Vec::new() },
+        Control::Commit { certificate: String::new() },
+        Control::Committed { certificate: String::new() },
+        Control::Ping,
+        Control::Failed(failed),
+    ] {
+        let json = serde_json::to_value(&message).expect("JSON");
+        assert_eq!(json["type"], message.name());
+    }
+}
+
+#[test]
 fn unknown_fields_are_ignored_and_unknown_messages_are_not() {
     let text = r#"{"type":"attach","ticket":"00","stream":1,"later":[1]}"#;
     assert!(matches!(serde_json::from_str(text), Ok(Control::Attach(Attach { stream: 1, .. }))));

@@ -6,7 +6,7 @@ use carreto_live::frame::{
     CONTROL_LIMIT, DATA_LIMIT, Frame, FrameReader, FrameWriter, decode, encode,
 };
 use carreto_live::ledger::leaf_of;
-use carreto_live::trust::{Dialer, Identity, JoinToken, TlsStream};
+use carreto_live::trust::{Dialer, Hidden, Identity, JoinToken, TlsStream};
 use carreto_live::wire::{
     Attach, Batch, Control, Entry, Hello, PROTOCOL, Ranges, SourceDisk, Welcome, kind,
 };
@@ -21,7 +21,12 @@ struct Line {
 
 impl Line {
     async fn open(scene: &Scene) -> Self {
-        let folder = scene.folder.path().join("agent");
+        Self::with_key(scene, "agent").await
+    }
+
+    /// With the key in the folder `name`, a new one the first time.
+    async fn with_key(scene: &Scene, name: &str) -> Self {
+        let folder = scene.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let identity = Identity::load_or_create(&folder, "agent").unwrap();
         let token: JoinToken = scene.token.parse().unwrap();
@@ -70,7 +75,7 @@ async fn welcome(scene: &Scene) -> (Line, Welcome) {
         protocol: PROTOCOL,
         version: "9".to_owned(),
         server: token.server,
-        secret: Some(token.secret.expose_text().to_string()),
+        secret: Some(Hidden::new(token.secret.expose_text().to_string())),
         host: "rogue".to_owned(),
         preflight: false,
     }))
@@ -196,8 +201,16 @@ async fn messages_out_of_turn_end_the_session_and_nothing_else() {
     data.send(kind::ZEROS, &zeros(0, 20, 21)).await;
     assert!(data.complaint().await.contains("nothing was opened"));
     let mut stranger = Line::open(&scene).await;
-    stranger.say(&Control::Attach(Attach { ticket: "00".to_owned(), stream: 0 })).await;
+    stranger
+        .say(&Control::Attach(Attach { ticket: Hidden::new("00".to_owned()), stream: 0 }))
+        .await;
     assert!(!matches!(stranger.next().await, Ok(Some(_))));
+    // The right ticket, shown by a key that it was not given to.
+    let (_control, welcome) = self::welcome(&scene).await;
+    let mut stranger = Line::with_key(&scene, "stranger").await;
+    stranger.say(&Control::Attach(Attach { ticket: welcome.ticket.clone(), stream: 0 })).await;
+    assert!(!matches!(stranger.next().await, Ok(Some(_))));
+    attach(&scene, &welcome).await;
     let agent = scene.start();
     scene.following().await;
     scene.cut_over(false).await;
