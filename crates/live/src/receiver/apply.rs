@@ -1,9 +1,10 @@
 //! Batches become disk content.
 
 use super::disk::Disk;
+use super::session::Disks;
 use super::violation;
 use crate::granule::granules_in;
-use crate::ledger::leaf_of;
+use crate::ledger::{Leaf, leaf_of};
 use crate::wire::{Answer, Batch, Entry, Ranges};
 use bytes::Bytes;
 use carreto_block::ByteRange;
@@ -17,9 +18,13 @@ struct Placed {
     len: usize,
 }
 
+/// A batch whose granules have the digests they were sent with.
 struct Unpacked {
-    bytes: Vec<u8>,
+    sequence: u64,
+    disk: Arc<Disk>,
+    bytes: Bytes,
     placed: Vec<Placed>,
+    references: Vec<Entry>,
 }
 
 /// Checks a batch, writes it and says which references did not hold.
@@ -29,25 +34,18 @@ struct Unpacked {
 ///
 /// # Errors
 /// `Unavailable` when the batch breaks a rule; what writing meets.
-pub(super) async fn batch(disks: &[Arc<Disk>], payload: Bytes) -> Result<Answer> {
-    let batch = Batch::decode(&payload)?;
-    let disk = find(disks, batch.disk)?;
-    for entry in &batch.entries {
-        disk.range(entry.granule)?;
-    }
-    let (sequence, references) = (batch.sequence, references(&batch));
-    let (size, owned) = (disk.size(), payload.clone());
-    let unpacked = tokio::task::spawn_blocking(move || unpack(&owned, size))
-        .await
-        .map_err(|error| violation(format!("a batch could not be unpacked: {error}")))??;
+pub(super) async fn batch(disks: &Disks, payload: Bytes) -> Result<Answer> {
+    let owned = Arc::clone(disks);
+    let unpacked = super::session::blocking(move || unpack(&owned, &payload)).await??;
+    let disk = &unpacked.disk;
     write(disk, &unpacked).await?;
     let mut refused = Vec::new();
-    for entry in references {
-        if !copy(disks, disk, &entry).await? {
+    for entry in &unpacked.references {
+        if !copy(disks, disk, entry).await? {
             refused.push(entry.granule);
         }
     }
-    Ok(Answer { sequence, refused })
+    Ok(Answer { sequence: unpacked.sequence, refused })
 }
 
 fn find(disks: &[Arc<Disk>], number: u16) -> Result<&Arc<Disk>> {
@@ -55,26 +53,41 @@ fn find(disks: &[Arc<Disk>], number: u16) -> Result<&Arc<Disk>> {
     disk.ok_or_else(|| violation(format!("there is no disk {number}")))
 }
 
-fn references(batch: &Batch<'_>) -> Vec<Entry> {
-    batch.entries.iter().filter(|entry| entry.same_as.is_some()).copied().collect()
+fn unpack(disks: &[Arc<Disk>], payload: &Bytes) -> Result<Unpacked> {
+    let batch = Batch::decode(payload)?;
+    let disk = Arc::clone(find(disks, batch.disk)?);
+    for entry in &batch.entries {
+        disk.range(entry.granule)?;
+    }
+    let bytes = plain_bytes(&batch, payload, disk.size())?;
+    let (references, with_bytes) =
+        batch.entries.into_iter().partition::<Vec<_>, _>(|entry| entry.same_as.is_some());
+    let placed = place(with_bytes, &bytes, disk.size())?;
+    Ok(Unpacked { sequence: batch.sequence, disk, bytes, placed, references })
 }
 
-fn unpack(payload: &[u8], size: u64) -> Result<Unpacked> {
-    let batch = Batch::decode(payload)?;
+/// The bytes of all granules of `batch`, which is a view of `payload`.
+fn plain_bytes(batch: &Batch<'_>, payload: &Bytes, size: u64) -> Result<Bytes> {
     let wanted = usize::try_from(batch.plain_len(size)).unwrap_or(usize::MAX);
     let bytes = if batch.packed {
         zstd::bulk::decompress(batch.payload, wanted)
             .map_err(|error| violation(format!("a batch does not decompress: {error}")))?
+            .into()
     } else {
-        batch.payload.to_vec()
+        payload.slice_ref(batch.payload)
     };
     if bytes.len() != wanted {
         let text = format!("a batch has {} bytes, its granules have {wanted}", bytes.len());
         return Err(violation(text));
     }
-    let mut placed = Vec::with_capacity(batch.entries.len());
+    Ok(bytes)
+}
+
+/// Finds and checks the bytes of each entry; they follow one another in `bytes`.
+fn place(entries: Vec<Entry>, bytes: &[u8], size: u64) -> Result<Vec<Placed>> {
+    let mut placed = Vec::with_capacity(entries.len());
     let mut start = 0;
-    for entry in batch.entries.iter().filter(|entry| entry.same_as.is_none()) {
+    for entry in entries {
         let range = crate::granule::bytes_of(entry.granule, size);
         let len = usize::try_from(range.len()).unwrap_or(0);
         if leaf_of(entry.granule, &bytes[start..start + len]) != entry.leaf {
@@ -82,10 +95,10 @@ fn unpack(payload: &[u8], size: u64) -> Result<Unpacked> {
                 format!("granule {} does not have the digest it was sent with", entry.granule);
             return Err(violation(text));
         }
-        placed.push(Placed { entry: *entry, start, len });
+        placed.push(Placed { entry, start, len });
         start += len;
     }
-    Ok(Unpacked { bytes, placed })
+    Ok(placed)
 }
 
 /// Writes neighbours together.
@@ -96,9 +109,8 @@ async fn write(disk: &Disk, unpacked: &Unpacked) -> Result<()> {
         disk.forget(first.entry.granule, last.entry.granule + 1)?;
         let offset = disk.range(first.entry.granule)?.start();
         disk.write(offset, &unpacked.bytes[first.start..last.start + last.len]).await?;
-        for placed in run {
-            disk.remember(placed.entry.granule, placed.entry.leaf)?;
-        }
+        let leaves: Vec<Leaf> = run.iter().map(|placed| placed.entry.leaf).collect();
+        disk.remember(first.entry.granule, &leaves)?;
     }
     Ok(())
 }
@@ -118,7 +130,7 @@ async fn copy(disks: &[Arc<Disk>], disk: &Disk, entry: &Entry) -> Result<bool> {
     }
     disk.forget(entry.granule, entry.granule + 1)?;
     disk.write(range.start(), &bytes).await?;
-    disk.remember(entry.granule, entry.leaf)?;
+    disk.remember(entry.granule, &[entry.leaf])?;
     Ok(true)
 }
 

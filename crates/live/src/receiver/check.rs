@@ -115,7 +115,7 @@ async fn learn_run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {
         if carreto_transfer::is_zero(found) {
             disk.remember_zeros(granule, granule + 1)?;
         } else {
-            disk.remember(granule, leaf_of(granule, found))?;
+            disk.remember(granule, &[leaf_of(granule, found)])?;
         }
         disk.book().written.remove(granule);
     }

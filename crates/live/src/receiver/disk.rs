@@ -132,12 +132,14 @@ impl Disk {
         Ok(())
     }
 
-    /// `granule` was written and has this content.
-    pub(super) fn remember(&self, granule: u64, leaf: Leaf) -> Result<()> {
+    /// The granules from `first` on were written and have this content.
+    pub(super) fn remember(&self, first: u64, leaves: &[Leaf]) -> Result<()> {
         let mut book = self.sound_book()?;
-        book.journal.set(granule, Known::Leaf(leaf))?;
-        book.ledger.set(granule, Known::Leaf(leaf));
-        book.written.insert(granule);
+        book.journal.set(first, leaves)?;
+        for (granule, leaf) in (first..).zip(leaves) {
+            book.ledger.set(granule, Known::Leaf(*leaf));
+        }
+        book.written.insert_range(first, first + leaves.len() as u64);
         Ok(())
     }
 

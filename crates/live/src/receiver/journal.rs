@@ -6,7 +6,7 @@
 //! wrote it runs on ([`JournalHeader::trusted_while`]).
 
 use crate::granule::granules_in;
-use crate::ledger::{Known, Ledger};
+use crate::ledger::{Known, Leaf, Ledger};
 use carreto_error::{Error, IoSide, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -19,6 +19,10 @@ const VERSION: u32 = 1;
 const UNKNOWN: u8 = 0;
 const ZERO: u8 = 1;
 const LEAF: u8 = 2;
+/// Granules whose states are read or written at a time.
+const STEP: u64 = 64 << 10;
+/// Granules whose leaves are read at a time.
+const WINDOW: usize = 2048;
 
 /// What a journal belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,21 +112,28 @@ impl Journal {
             let states = &mut states[..usize::try_from(count).unwrap_or(0)];
             let fail = journal.fail("read");
             journal.file.read_exact_at(states, HEADER + first).map_err(&fail)?;
-            for (granule, state) in (first..).zip(states.iter()) {
-                match *state {
-                    ZERO => ledger.set(granule, Known::Zero),
-                    LEAF => {
-                        let mut leaf = [0; 32];
-                        let at = journal.leaf_at(granule);
-                        journal.file.read_exact_at(&mut leaf, at).map_err(&fail)?;
-                        ledger.set(granule, Known::Leaf(leaf));
-                    }
-                    _ => {}
-                }
+            for (first, states) in (first..).step_by(WINDOW).zip(states.chunks(WINDOW)) {
+                journal.learn(first, states, &mut ledger)?;
             }
             first += count;
         }
         Ok((journal, ledger))
+    }
+
+    /// Takes over what the granules from `first` on are, by their `states`.
+    fn learn(&self, first: u64, states: &[u8], ledger: &mut Ledger) -> Result<()> {
+        let mut leaves = vec![[0; 32]; if states.contains(&LEAF) { states.len() } else { 0 }];
+        let bytes = leaves.as_flattened_mut();
+        self.file.read_exact_at(bytes, self.leaf_at(first)).map_err(self.fail("read"))?;
+        for (index, state) in states.iter().enumerate() {
+            let granule = first + index as u64;
+            match *state {
+                ZERO => ledger.set(granule, Known::Zero),
+                LEAF => ledger.set(granule, Known::Leaf(leaves[index])),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn open_file(path: &Path, empty: bool, size: u64) -> Result<Self> {
@@ -157,7 +168,6 @@ impl Journal {
     }
 
     fn fill(&self, start: u64, end: u64, state: u8) -> Result<()> {
-        const STEP: u64 = 64 << 10;
         let states = vec![state; usize::try_from(end.saturating_sub(start).min(STEP)).unwrap_or(0)];
         let mut first = start;
         while first < end {
@@ -169,16 +179,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Granule `granule` has this content.
-    pub(super) fn set(&self, granule: u64, known: Known) -> Result<()> {
-        match known {
-            Known::Zero => self.set_zero(granule, granule + 1),
-            Known::Leaf(leaf) => {
-                let fail = self.fail("write");
-                self.file.write_all_at(&leaf, self.leaf_at(granule)).map_err(&fail)?;
-                self.file.write_all_at(&[LEAF], HEADER + granule).map_err(&fail)
-            }
-        }
+    /// The granules from `first` on have this content.
+    pub(super) fn set(&self, first: u64, leaves: &[Leaf]) -> Result<()> {
+        let fail = self.fail("write");
+        self.file.write_all_at(leaves.as_flattened(), self.leaf_at(first)).map_err(&fail)?;
+        self.fill(first, first + leaves.len() as u64, LEAF)
     }
 }
 
@@ -195,12 +200,18 @@ mod tests {
         assert_eq!(Journal::peek(&path), None);
         let journal = Journal::create(&path, &header).expect("made");
         journal.set_zero(0, 2900).expect("written");
-        journal.set(5, Known::Leaf([7; 32])).expect("written");
+        journal.set(5, &[[7; 32], [8; 32]]).expect("written");
+        journal.set(2046, &[[9; 32]; 3]).expect("written");
         journal.forget(9, 12).expect("written");
         assert_eq!(Journal::peek(&path), Some(header.clone()));
         let (_, ledger) = Journal::load(&path, &header).expect("read");
         assert_eq!(ledger.get(0), Some(Known::Zero));
         assert_eq!(ledger.get(5), Some(Known::Leaf([7; 32])));
+        assert_eq!(ledger.get(6), Some(Known::Leaf([8; 32])));
+        for granule in 2046..2049 {
+            assert_eq!(ledger.get(granule), Some(Known::Leaf([9; 32])));
+        }
+        assert_eq!(ledger.get(2049), Some(Known::Zero));
         assert_eq!(ledger.unknown_count(), 3 + 100);
         let again = Journal::create(&path, &header).expect("made");
         drop(again);
