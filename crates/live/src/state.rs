@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// The agent started and has not reached the receiver yet.
     Registered,
-    /// Source and targets are looked at.
+    /// Agent and receiver find out what the targets have already.
     Preflight,
     /// Every disk is read once.
     InitialSync,

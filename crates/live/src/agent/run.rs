@@ -247,6 +247,7 @@ impl Engine {
         if !*first_time {
             self.sender.meter.counts().reconnects += 1;
         }
+        self.board.enter(State::Preflight);
         resume::disks(&link, &mut self.disks, *first_time).await?;
         *first_time = false;
         self.board.explain(None);
