@@ -100,7 +100,10 @@ fn wanted(name: &str) -> bool {
 /// The tests of the crate that need root: trackers, freezing.
 fn crate_tests(lab: &Lab) -> Result<usize> {
     let mut cargo = process::cargo(&lab.root);
-    cargo.args(["test", "-p", "carreto-live", "--test", "host_root", "--test", "track_root"]);
+    cargo.args(["test", "-p", "carreto-live"]);
+    for test in ["host_root", "track_root", "leave_root", "lossy_root"] {
+        cargo.args(["--test", test]);
+    }
     let outcome = process::run(cargo.env("CARRETO_ROOT_TESTS", "1"))?;
     if !outcome.status.success() {
         return Err(outcome.said().into());
