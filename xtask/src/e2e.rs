@@ -20,6 +20,7 @@ mod nbd;
 pub(crate) mod needs;
 pub(crate) mod process;
 mod proxy;
+mod python;
 mod qemu;
 mod report;
 mod root_tests;

@@ -2,7 +2,7 @@
 
 use super::super::carreto::{Carreto, text};
 use super::super::needs::Provided;
-use super::super::process;
+use super::super::python::Package;
 use crate::Result;
 use serde_json::Value;
 use std::io::Read;
@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 /// Bytes that count as one block.
 const BLOCK: usize = 64 << 10;
 /// The published binding of the reference implementation.
-const VERSION: &str = "1.0.11";
+const PACKAGE: Package = Package { name: "blake3", version: "1.0.11", module: "blake3" };
 const SCRIPT: &str = "
 import blake3, sys
 digest = blake3.blake3()
@@ -94,26 +94,8 @@ pub(super) struct Oracle {
 impl Oracle {
     /// Installs it into `folder`, unless it is there.
     pub(super) fn provide(folder: &Path) -> Result<(Self, Provided)> {
-        let own = Self { python: folder.join("bin/python") };
-        let mut provided = Provided::default();
-        if !own.is_there() {
-            let package = format!("blake3=={VERSION}");
-            println!("pip install {package}");
-            process::succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
-            let pip = ["-m", "pip", "install", "--disable-pip-version-check", &package];
-            process::succeed(Command::new(&own.python).args(pip))?;
-            if !own.is_there() {
-                return Err(format!("{package} was installed and does not load").into());
-            }
-            provided.installed.push(format!("pip install {package}"));
-        }
-        provided.versions.push(format!("blake3 for Python {VERSION}"));
-        Ok((own, provided))
-    }
-
-    fn is_there(&self) -> bool {
-        let mut python = Command::new(&self.python);
-        process::succeed(python.args(["-c", "import blake3"])).is_ok()
+        let (python, provided) = PACKAGE.provide(folder)?;
+        Ok((Self { python }, provided))
     }
 
     /// The BLAKE3 of a whole disk in hexadecimal.

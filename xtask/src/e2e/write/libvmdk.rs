@@ -1,9 +1,10 @@
 //! libvmdk (<https://github.com/libyal/libvmdk>), a reader of VMDK that shares no line with QEMU
-//! or with Carreto: installed once, by pip, into a folder of its own.
+//! or with Carreto.
 
 use super::super::carreto::text;
 use super::super::needs::Provided;
 use super::super::process;
+use super::super::python::Package;
 use super::disks;
 use crate::Result;
 use sha2::{Digest as _, Sha256};
@@ -13,8 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A later one may behave differently: it is raised on purpose.
-const VERSION: &str = "20260714";
+const PACKAGE: Package = Package { name: "libvmdk-python", version: "20260714", module: "pyvmdk" };
 
 /// Disks up to here are read from begin to end.
 const WHOLE: u64 = 1 << 30;
@@ -46,27 +46,8 @@ pub(super) struct LibVmdk {
 impl LibVmdk {
     /// Installs it into `folder`, unless it is there.
     pub(super) fn provide(folder: &Path) -> Result<(Self, Provided)> {
-        let own = Self { python: folder.join("bin/python") };
-        let mut provided = Provided::default();
-        if !own.is_there() {
-            let package = format!("libvmdk-python=={VERSION}");
-            println!("pip install {package}");
-            process::succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
-            let pip = ["-m", "pip", "install", "--disable-pip-version-check", &package];
-            process::succeed(Command::new(&own.python).args(pip))?;
-            if !own.is_there() {
-                return Err(format!("{package} was installed and does not load").into());
-            }
-            provided.installed.push(format!("pip install {package}"));
-        }
-        provided.versions.push(format!("libvmdk {VERSION}"));
-        Ok((own, provided))
-    }
-
-    fn is_there(&self) -> bool {
-        let ask = ["-c", "import pyvmdk; print(pyvmdk.get_version())"];
-        let version = process::succeed(Command::new(&self.python).args(ask));
-        version.is_ok_and(|version| version.trim() == VERSION)
+        let (python, provided) = PACKAGE.provide(folder)?;
+        Ok((Self { python }, provided))
     }
 
     /// The image `made` holds the bytes of the raw disk `wanted`, and is as large.
