@@ -1,6 +1,7 @@
 //! The load of a guest, and the proof that none of its transactions was lost: the outside knows
 //! the number and the checksum of each that was committed, and finds them in the databases.
 
+use super::Moved;
 use super::layout::Layout;
 use super::machine::{Guest, SHORT};
 use super::template::PROGRAM_FOLDER;
@@ -77,8 +78,8 @@ fn active(guest: &mut Guest, layout: &Layout) -> Result<()> {
 
 /// Holds every database of a guest that was booted again against the lines that were
 /// acknowledged. An error when any transaction is missing or wrong.
-pub(crate) fn check(guest: &mut Guest, layout: &Layout, acknowledged: &str) -> Result<Counts> {
-    let acknowledged = parse(acknowledged)?;
+pub(crate) fn check(guest: &mut Guest, layout: &Layout, moved: &Moved) -> Result<Counts> {
+    let acknowledged = parse(&moved.acknowledged)?;
     let mut counts = Vec::new();
     for database in layout.databases {
         let check = format!("python3 {PROGRAM_FOLDER}/ledger.py check {database}");
@@ -87,7 +88,7 @@ pub(crate) fn check(guest: &mut Guest, layout: &Layout, acknowledged: &str) -> R
         if integrity != "ok" {
             return Err(format!("{database}: integrity_check says {integrity}").into());
         }
-        let found = compare(&acknowledged, &parse(rows)?);
+        let found = compare(&acknowledged, &parse(rows)?, moved.interrupted + 1);
         counts.push(found.map_err(|error| format!("{database}: {error}"))?);
     }
     // Databases are written one after the other: the last has what all have.
@@ -105,7 +106,8 @@ fn parse_line(line: &str) -> Result<(u64, String)> {
     Ok((number.parse()?, checksum.to_owned()))
 }
 
-fn compare(acknowledged: &Entries, rows: &Entries) -> Result<Counts> {
+/// `pending` are the moments at which one transaction may have been on its way.
+fn compare(acknowledged: &Entries, rows: &Entries, pending: usize) -> Result<Counts> {
     if let Some((number, _)) = rows.iter().find(|(_, checksum)| *checksum == "wrong") {
         return Err(format!("transaction {number} does not have its checksum").into());
     }
@@ -117,8 +119,7 @@ fn compare(acknowledged: &Entries, rows: &Entries) -> Result<Counts> {
         let lost = acknowledged.iter().find(|entry| !is_there(entry)).map(|(number, _)| number);
         return Err(format!("{counts}; the first that is lost: {lost:?}").into());
     }
-    // Transactions come one after the other, so no more than one was on its way.
-    if more > 1 {
+    if more > pending {
         return Err(format!("{counts}: too many were never acknowledged").into());
     }
     Ok(counts)
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn every_transaction_is_found_and_at_most_one_more() {
         let acknowledged = entries("1 aa\n2 bb\n");
-        let counts = |rows| compare(&acknowledged, &entries(rows));
+        let counts = |rows| compare(&acknowledged, &entries(rows), 1);
         let all = Counts { acknowledged: 2, found: 2, more: 0 };
         assert_eq!(counts("1 aa\n2 bb\n").expect("all"), all);
         let one_more = counts("1 aa\n2 bb\n3 cc\n").expect("all");
@@ -152,6 +153,6 @@ mod tests {
         for rows in ["1 aa\n", "1 aa\n2 xx\n", "1 aa\n2 wrong\n", "1 aa\n2 bb\n3 c\n4 d\n"] {
             assert!(counts(rows).is_err(), "{rows}");
         }
-        assert!(compare(&Entries::new(), &Entries::new()).is_err());
+        assert!(compare(&Entries::new(), &Entries::new(), 1).is_err());
     }
 }

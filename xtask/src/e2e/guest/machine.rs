@@ -4,7 +4,7 @@ use super::shell::{Answer, Shell};
 use crate::Result;
 use crate::e2e::carreto::text;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -208,6 +208,23 @@ impl Guest {
         self.folder.join("console.log")
     }
 
+    /// Plugs its network cable in, or pulls it out.
+    pub(crate) fn link(&self, is_up: bool) -> Result<()> {
+        let state = if is_up { "on" } else { "off" };
+        let mut monitor = self.monitor(&format!("set_link net0 {state}"))?;
+        // QEMU prompts again when it is done.
+        let mut said = Vec::new();
+        monitor.set_read_timeout(Some(SHORT))?;
+        while said.windows(7).filter(|text| *text == b"(qemu) ").count() < 2 {
+            let mut chunk = [0; 512];
+            match monitor.read(&mut chunk)? {
+                0 => return Err("QEMU closed its monitor".into()),
+                count => said.extend_from_slice(&chunk[..count]),
+            }
+        }
+        Ok(())
+    }
+
     /// Presses the button, and waits until the machine is off.
     pub(crate) fn power_off(mut self) -> Result<()> {
         let _monitor = self.monitor("system_powerdown")?;
@@ -220,8 +237,7 @@ impl Guest {
         self.wait()
     }
 
-    /// Gives a command to QEMU, such as `stop`, `cont` or `set_link net0 off`. What
-    /// is returned stays open until the command has worked.
+    /// Gives a command to QEMU, such as `stop` or `cont`. What is returned stays open until the command has worked.
     fn monitor(&self, command: &str) -> Result<UnixStream> {
         let mut monitor = UnixStream::connect(self.sockets.path().join("monitor"))?;
         monitor.write_all(format!("{command}\n").as_bytes())?;

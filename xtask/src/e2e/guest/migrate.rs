@@ -1,8 +1,9 @@
-//! Moving a guest to other disks while it works: the agent inside, the receiver outside.
+//! Moving a guest to other disks while it works: the agent inside, the receiver outside. On the way
+//! its network goes away for a while, and its power is cut once.
 
 use super::layout::Layout;
 use super::machine::{Guest, HOST, SHORT};
-use super::{Moved, Stage};
+use super::{Moved, Stage, ledger};
 use crate::Result;
 use crate::e2e::carreto::text;
 use crate::e2e::live::program::Program;
@@ -11,46 +12,134 @@ use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Under emulation everything takes long: reading and hashing the disks, too.
 const MIGRATION_LIMIT: Duration = Duration::from_mins(30);
+/// The agent notices after a minute that nobody answers.
+const STALL_LIMIT: Duration = Duration::from_mins(5);
+const POLL: Duration = Duration::from_secs(3);
 const PROGRAM: &str = "/usr/local/bin/carreto";
-/// In memory, so that it can be read while the disks are frozen.
-const CONFIG: &str = "/run/agent.toml";
+/// On the disk that is migrated, and so is the agent's key: both are there after the power cut.
+const CONFIG: &str = "/etc/carreto/agent.toml";
 const SERVER: &str = "guest";
+/// States in which the target follows closely.
+const FOLLOWING: &[&str] = &["CONTINUOUS", "READY"];
 
-/// Moves `guest` and says what the agent and the certificate say. The guest is left frozen.
+/// A guest that was moved, and is left frozen.
+pub(super) struct Migrated {
+    pub(super) guest: Guest,
+    pub(super) moved: Moved,
+    /// What agent and certificate say.
+    pub(super) report: String,
+}
+
+/// Moves `guest`, which runs from the disks `source`, through trouble.
 pub(super) fn migrate(
     stage: &Stage<'_>,
-    guest: &mut Guest,
+    mut guest: Guest,
     layout: &Layout,
-) -> Result<(Moved, String)> {
+    source: &[PathBuf],
+) -> Result<Migrated> {
     let folder = stage.logs.join("migration");
     let targets = stage.disks.join("targets");
     for folder in [&folder, &targets] {
         std::fs::create_dir_all(folder)?;
     }
     let disks = layout.paths(&targets);
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    std::fs::write(folder.join("receive.toml"), receiver(port, &folder, &disks)?)?;
-    let mut command = Command::new(stage.program);
-    command.args(["receive", "--until-committed", "-c", text(&folder.join("receive.toml"))?]);
-    let mut receiver = Program::start(&mut command, &folder, "receive")?;
-    let token = receiver.wait_for(SHORT, |said| {
-        said.lines().find_map(|line| line.strip_prefix("token for guest: ").map(str::to_owned))
-    })?;
-    start_agent(guest, &token, disks.len())?;
+    let (receiver, token) = start_receiver(stage, &folder, &disks)?;
+    configure(&mut guest, &token, disks.len())?;
+    start_agent(&mut guest)?;
+    let first = until(&mut guest, FOLLOWING, MIGRATION_LIMIT)?;
+    let offline = go_offline(&mut guest)?;
+    let before = guest.power_cut()?;
+    let mut guest = layout.boot(source, &stage.logs.join("source-again"))?;
+    ledger::begin(&mut guest, layout)?;
+    start_agent(&mut guest)?;
+    let again = until(&mut guest, FOLLOWING, MIGRATION_LIMIT)?;
+    ledger::wait_for(&mut guest, layout, super::AFTER)?;
+    guest.succeed(&format!("{PROGRAM} agent cutover -c {CONFIG}"), SHORT)?;
     let received = receiver.wait(MIGRATION_LIMIT).and_then(|ended| ended.expect(0));
-    let said = guest.run("tail -n 30 /run/agent.log", SHORT)?;
-    received.map_err(|error| format!("{error}; the agent: {}", said.output))?;
+    received.map_err(|error| format!("{error}; the agent: {}", log(&mut guest)))?;
     let acknowledged = guest.acknowledged()?;
-    let report = report(guest)?;
+    let end = report(&mut guest)?;
     if guest.acknowledged()? != acknowledged {
         return Err("transactions were acknowledged after the commit".into());
     }
     verify(stage.program, &folder, &disks)?;
-    Ok((Moved { disks, acknowledged }, report))
+    let report = format!(
+        "{:.0} MB over the line at first; {offline}; after a power cut another {:.1} MB; {end}",
+        megabytes(&first["totals"]["wire_bytes"]),
+        megabytes(&again["totals"]["wire_bytes"])
+    );
+    let moved = Moved { disks, acknowledged: before + &acknowledged, interrupted: 1 };
+    Ok(Migrated { guest, moved, report })
+}
+
+fn start_receiver(
+    stage: &Stage<'_>,
+    folder: &Path,
+    disks: &[PathBuf],
+) -> Result<(Program, String)> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    std::fs::write(folder.join("receive.toml"), receiver(port, folder, disks)?)?;
+    let mut command = Command::new(stage.program);
+    command.args(["receive", "--until-committed", "-c", text(&folder.join("receive.toml"))?]);
+    let mut receiver = Program::start(&mut command, folder, "receive")?;
+    let token = receiver.wait_for(SHORT, |said| {
+        said.lines().find_map(|line| line.strip_prefix("token for guest: ").map(str::to_owned))
+    })?;
+    Ok((receiver, token))
+}
+
+/// Takes the network away until the agent says so, and waits until it follows again.
+fn go_offline(guest: &mut Guest) -> Result<String> {
+    guest.link(false)?;
+    let begin = Instant::now();
+    let stalled = until(guest, &["STALLED"], STALL_LIMIT)?;
+    let noticed = begin.elapsed().as_secs_f32();
+    let before = megabytes(&stalled["totals"]["wire_bytes"]);
+    guest.link(true)?;
+    let follows = until(guest, FOLLOWING, MIGRATION_LIMIT)?;
+    let more = megabytes(&follows["totals"]["wire_bytes"]) - before;
+    let all = begin.elapsed().as_secs_f32();
+    Ok(format!(
+        "no network: noticed after {noticed:.0} s, follows again after {all:.0} s and {more:.1} MB"
+    ))
+}
+
+/// Polls the agent until it is in one of `states`.
+fn until(guest: &mut Guest, states: &[&str], limit: Duration) -> Result<Value> {
+    let begin = Instant::now();
+    loop {
+        let report = status(guest)?;
+        let state = report["state"].as_str().unwrap_or_default();
+        if states.contains(&state) {
+            return Ok(report);
+        }
+        if state == "FAILED" || begin.elapsed() > limit {
+            let said = log(guest);
+            return Err(format!("the agent is {state}, wanted {states:?}: {said}").into());
+        }
+        sleep(POLL);
+    }
+}
+
+/// The agent's report; null while it has none.
+fn status(guest: &mut Guest) -> Result<Value> {
+    let answer = guest.run(&format!("{PROGRAM} agent status -c {CONFIG} --output json"), SHORT)?;
+    Ok(serde_json::from_str(&answer.output).unwrap_or(Value::Null))
+}
+
+/// The end of what the agent says.
+fn log(guest: &mut Guest) -> String {
+    let said = guest.run("tail -n 30 /run/agent.log", SHORT);
+    said.map_or_else(|error| error.to_string(), |answer| answer.output)
+}
+
+fn megabytes(bytes: &Value) -> f64 {
+    bytes.as_f64().unwrap_or(f64::NAN) / 1e6
 }
 
 fn receiver(port: u16, folder: &Path, disks: &[PathBuf]) -> Result<String> {
@@ -71,22 +160,24 @@ fn names(count: usize) -> impl Iterator<Item = String> {
     ('a'..='z').take(count).map(|letter| format!("vd{letter}"))
 }
 
-fn start_agent(guest: &mut Guest, token: &str, disks: usize) -> Result<()> {
+fn configure(guest: &mut Guest, token: &str, disks: usize) -> Result<()> {
     let disks: Vec<String> = names(disks).map(|name| format!("\"/dev/{name}\"")).collect();
     let disks = disks.join(", ");
     let config = format!(
-        "cat >{CONFIG} <<'END'\ntoken = \"{token}\"\ndisks = [{disks}]\nstate = \"/run\"\n\
-         [cutover]\nwhen = \"ready\"\nmax_pause_seconds = 600\nlease_seconds = 600\nEND"
+        "mkdir -p /etc/carreto && cat >{CONFIG} <<'END'\ntoken = \"{token}\"\n\
+         disks = [{disks}]\n[cutover]\nmax_pause_seconds = 600\nlease_seconds = 600\nEND\nsync"
     );
-    guest.succeed(&config, SHORT)?;
+    guest.succeed(&config, SHORT).map(|_| ())
+}
+
+fn start_agent(guest: &mut Guest) -> Result<()> {
     let run = format!("setsid {PROGRAM} agent run -c {CONFIG} >/run/agent.log 2>&1 </dev/null &");
     guest.succeed(&run, SHORT).map(|_| ())
 }
 
 /// What `agent status` has to say after the end.
 fn report(guest: &mut Guest) -> Result<String> {
-    let status = format!("{PROGRAM} agent status -c {CONFIG} --output json");
-    let report: Value = serde_json::from_str(&guest.succeed(&status, SHORT)?)?;
+    let report = status(guest)?;
     let (totals, cutover) = (&report["totals"], &report["cutover"]);
     let trackers: Vec<&str> = report["disks"]
         .as_array()
