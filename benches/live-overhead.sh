@@ -10,23 +10,17 @@ carreto=$(realpath "${1:?usage: live-overhead.sh CARRETO FOLDER [ROUNDS]}")
 folder=$(realpath "${2:?a folder is needed}")/live-overhead
 rounds=${3:-5}
 seconds=${SECONDS_EACH:-8}
-run=/run/carreto-overhead
-agent='' receiver='' loop='' bpf=''
+server=overhead
+# shellcheck source=live-common.sh
+source "$(dirname "$0")/live-common.sh"
 
-clean() {
-    [ -n "$agent" ] && kill -TERM "$agent" && wait "$agent" || true
-    [ -n "$receiver" ] && kill -TERM "$receiver" && wait "$receiver" || true
-    "$carreto" agent cleanup -c "$folder/agent.toml" > /dev/null 2>&1 || true
-    fsfreeze -u "$folder/mnt" 2> /dev/null || true
-    mountpoint -q "$folder/mnt" && umount "$folder/mnt"
-    [ -n "$loop" ] && losetup -d "$loop"
-    [ -n "$bpf" ] && umount /sys/fs/bpf
-    rm -rf "$folder" "$run"
+leave_system() {
+    fsfreeze -u "$folder/mnt" || true
+    umount "$folder/mnt"
 }
-trap clean EXIT
 
+begin
 mkdir -p "$folder/mnt"
-mountpoint -q /sys/fs/bpf || { mount -t bpf bpf /sys/fs/bpf; bpf=mounted; }
 truncate -s 1G "$folder/source.img"
 loop=$(losetup --find --show --direct-io=on "$folder/source.img")
 mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$loop"
@@ -41,33 +35,10 @@ print(round(json.load(sys.stdin)["jobs"][0]["write"]["iops"]))'
 
 load > /dev/null # the file is laid out, and what is allocated stays so
 
-port=$(python3 -c 'import socket
-s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-cat > "$folder/receive.toml" <<T
-listen = '127.0.0.1:$port'
-advertise = ['127.0.0.1:$port']
-state = 'receiver'
-[[server]]
-name = 'overhead'
-[[server.disk]]
-source = '$loop'
-target = '$folder/target.img'
-T
-"$carreto" receive -c "$folder/receive.toml" > "$folder/receiver.out" &
-receiver=$!
-until grep -q '^listening' "$folder/receiver.out"; do sleep 0.1; done
-printf "token = '%s'\ndisks = ['%s']\nrun = '%s'\n%s\n" \
-    "$(sed -n 's/^token for overhead: //p' "$folder/receiver.out")" "$loop" "$run" "${MORE:-}" \
-    > "$folder/agent.toml"
+receive "$(free_address)"
 
-follow() { # starts the agent and waits until it follows the disk
-    "$carreto" agent run -c "$folder/agent.toml" > /dev/null 2>> "$folder/agent.err" &
-    agent=$!
-    until "$carreto" agent status -c "$folder/agent.toml" 2> /dev/null \
-        | grep -Eq 'state: .*(CONTINUOUS|READY)'; do
-        kill -0 "$agent" || { tail "$folder/agent.err"; exit 1; }
-        sleep 0.2
-    done
+follow_only() {
+    follow
     # Changes are still followed, and nothing is read or sent.
     [ -z "${PAUSED:-}" ] || "$carreto" agent pause -c "$folder/agent.toml" > /dev/null
 }
@@ -82,9 +53,9 @@ leave() { # ends the agent and its tracker: nothing is counted any more
 
 for round in $(seq "$rounds"); do
     if [ $((round % 2)) = 1 ]; then
-        without=$(load); follow; with=$(load); leave
+        without=$(load); follow_only; with=$(load); leave
     else
-        follow; with=$(load); leave; without=$(load)
+        follow_only; with=$(load); leave; without=$(load)
     fi
     echo "round $round: $without writes/s without, $with with the agent"
     echo "$without $with" >> "$folder/rounds"
