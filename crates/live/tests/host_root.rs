@@ -216,6 +216,9 @@ fn a_thaw_by_others_is_found() {
     let error = frozen.renew().unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout);
     assert!(error.to_string().contains("somebody else thawed"), "{error}");
+    // Looking has frozen it again; what was written in between is not known for all that.
+    let again = frozen.renew().unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
     drop(frozen);
     assert!(works(&point));
 

@@ -34,6 +34,8 @@ pub struct Frozen {
     lease: Duration,
     since: Instant,
     unfrozen: Vec<FileSystem>,
+    /// How the freeze was lost, once that was seen: looking freezes again what somebody thawed.
+    lost: Option<String>,
     /// Whether nothing is left to thaw.
     over: bool,
 }
@@ -66,7 +68,7 @@ impl Freezer {
         }
         let since = Instant::now();
         let unfrozen = Vec::new();
-        Ok(Self(Frozen { systems, watchdog, lease, since, unfrozen, over: true }))
+        Ok(Self(Frozen { systems, watchdog, lease, since, unfrozen, lost: None, over: true }))
     }
 
     /// Writes out what is dirty, begins the lease, and freezes one file system after another.
@@ -121,8 +123,12 @@ impl Frozen {
     ///
     /// # Errors
     /// `Timeout` when the freeze was lost: the lease ran out, somebody thawed, or the watchdog is
-    /// gone. What was changed since is unknown; roll back.
+    /// gone. What was changed since is unknown; roll back. Once it was lost, every later call says
+    /// so again.
     pub fn renew(&mut self) -> Result<()> {
+        if let Some(why) = &self.lost {
+            return Err(lost(why));
+        }
         self.watchdog.hold(&Question::Renew)?;
         self.probe()
     }
@@ -169,7 +175,7 @@ impl Frozen {
     pub fn thaw(mut self) -> Result<Duration> {
         let answer = self.watchdog.ask(&Question::Thaw, None, THAW);
         let held = match answer {
-            Ok(Answer::Thawed) => Ok(()),
+            Ok(Answer::Thawed) => self.lost.as_deref().map_or(Ok(()), |why| Err(lost(why))),
             Ok(Answer::Lost(why)) => Err(lost(&why)),
             Ok(Answer::Held) | Err(_) => {
                 self.watchdog.kill();
@@ -193,11 +199,14 @@ impl Frozen {
     }
 
     /// The kernel refuses to freeze what is frozen. What it does freeze was thawed by somebody.
-    fn probe(&self) -> Result<()> {
+    fn probe(&mut self) -> Result<()> {
         for system in self.systems.iter().filter(|system| system.frozen) {
             match freeze::freeze(&system.file) {
                 Err(Errno::BUSY) => {}
-                Ok(()) => return Err(lost(&format!("somebody else thawed {}", system.name))),
+                Ok(()) => {
+                    let why = format!("somebody else thawed {}", system.name);
+                    return Err(lost(self.lost.insert(why)));
+                }
                 Err(errno) => return Err(system.failure("look at the freeze", errno)),
             }
         }
