@@ -24,8 +24,9 @@ const PROGRAM: &str = "/usr/local/bin/carreto";
 /// On the disk that is migrated, and so is the agent's key: both are there after the power cut.
 const CONFIG: &str = "/etc/carreto/agent.toml";
 const SERVER: &str = "guest";
-/// States in which the target follows closely.
-const FOLLOWING: &[&str] = &["CONTINUOUS", "READY"];
+/// States in which every disk was read once. Under emulation a busy guest may change more than it
+/// sends, until it is frozen.
+const FOLLOWING: &[&str] = &["CATCHING_UP", "CONTINUOUS", "READY", "NOT_CONVERGING", "RESCAN"];
 
 /// A guest that was moved, and is left frozen.
 pub(super) struct Migrated {
