@@ -50,6 +50,10 @@ impl Machine for Lossy {
         self.machine.prepare_freeze(disks, lease)
     }
 
+    fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool> {
+        self.machine.would_freeze(disks, folder)
+    }
+
     fn volatile(&self, disks: &[MachineDisk]) -> Vec<(String, ByteRange)> {
         self.machine.volatile(disks)
     }
@@ -138,7 +142,8 @@ struct Load(Child);
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Killed, it would leave its jobs behind.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
