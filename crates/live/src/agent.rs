@@ -8,6 +8,7 @@
 mod blocks;
 mod board;
 mod cleanup;
+mod commit;
 mod config;
 mod cutover;
 mod disk;

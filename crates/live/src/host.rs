@@ -36,6 +36,7 @@ pub use file_systems::{FileSystem, Freezable, file_systems};
 pub use freezer::{Freezer, Frozen};
 pub use hooks::{HookOutcome, run_hooks};
 pub use idle::wait_for_writes;
+pub use opened::file_system_of;
 pub use raw_users::{RawUser, raw_users};
 pub use reader::DiskReader;
 pub use session::WatchdogCommand;

@@ -6,13 +6,12 @@ use super::machine::Freezing;
 use super::resume;
 use super::run::Engine;
 use super::seal::Proof;
-use crate::certificate::Certificate;
 use crate::granule::{GRANULE, GranuleSet};
 use crate::host;
 use crate::state::{CutoverReport, State};
 use crate::trust::hex;
 use crate::wire::Control;
-use carreto_error::{Error, Kind, Result, ResultExt as _};
+use carreto_error::{Error, Kind, Result};
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,15 +27,15 @@ const SETTLE: Duration = Duration::from_secs(30);
 const APPROACH: usize = 3;
 
 /// A freeze that is renewed as long as the receiver is there.
-struct Held {
+pub(super) struct Held {
     freezing: Arc<Mutex<Box<dyn Freezing>>>,
     since: Instant,
-    at: Timestamp,
+    pub(super) at: Timestamp,
 }
 
 impl Held {
     /// What the freeze says, from a thread that may block.
-    async fn with<T: Send + 'static>(
+    pub(super) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Freezing) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -79,6 +78,8 @@ impl Engine {
     pub(super) async fn cutover(&mut self, link: &Link, strict: bool) -> Result<PathBuf> {
         self.approach(link, strict).await?;
         self.board.enter(State::Quiescing);
+        self.state.quiesced = true;
+        self.save();
         let quiet = self.hooks("before", self.config.hooks.before.clone()).await;
         let outcome = match quiet.and(self.give_up_if_asked()) {
             Ok(()) => match self.freeze().await {
@@ -88,17 +89,25 @@ impl Engine {
             Err(error) => Err(error),
         };
         if outcome.is_err() || self.config.cutover.after == After::Thaw {
-            let after = self.hooks("after", self.config.hooks.after.clone()).await;
-            if let Err(error) = after {
-                self.board.note(&format!("a hook failed: {}", carreto_error::chain_text(&error)));
-            }
+            self.work_again().await;
         }
         outcome
+    }
+
+    /// Runs the hooks after a thaw. A failure is told, and changes nothing.
+    pub(super) async fn work_again(&mut self) {
+        let after = self.hooks("after", self.config.hooks.after.clone()).await;
+        if let Err(error) = after {
+            self.board.note(&format!("a hook failed: {}", carreto_error::chain_text(&error)));
+        }
+        self.state.quiesced = false;
+        self.save();
     }
 
     /// Makes what is left for the freeze small, while the source works.
     async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
         self.expect_same_disks().await?;
+        self.expect_free_run_folder().await?;
         let limit = self.config.cutover.max_pause_seconds;
         for disk in &mut self.disks {
             let is_everything = disk.touched.len() == disk.granules();
@@ -164,49 +173,6 @@ impl Engine {
         engine.let_go(held, outcome).await
     }
 
-    async fn let_go(
-        &mut self,
-        held: Held,
-        outcome: Result<(PathBuf, CutoverReport)>,
-    ) -> Result<PathBuf> {
-        let (path, report) = match outcome {
-            Ok(done) => done,
-            Err(error) => {
-                if let Err(lost) = held.with(|freezing| freezing.thaw()).await {
-                    self.board.note(&carreto_error::chain_text(&lost));
-                }
-                return Err(error);
-            }
-        };
-        self.board.cutover(report);
-        self.board.enter(State::Committed);
-        let after = self.config.cutover.after;
-        let released = match after {
-            After::Thaw => held.with(|freezing| freezing.thaw().map(|_| ())).await,
-            After::Frozen | After::PowerOff => held.with(|freezing| freezing.stay()).await,
-        };
-        self.state.frozen = after != After::Thaw;
-        self.save();
-        if let Err(error) = released {
-            self.board.note(&format!(
-                "the migration is committed, but: {}",
-                carreto_error::chain_text(&error)
-            ));
-        }
-        if after == After::PowerOff {
-            self.power_off(link_report_delay()).await;
-        }
-        Ok(path)
-    }
-
-    async fn power_off(&self, delay: Duration) {
-        self.board.note("the source is switched off");
-        tokio::time::sleep(delay).await;
-        if let Err(error) = std::fs::write("/proc/sysrq-trigger", "o") {
-            self.board.note(&format!("the source cannot be switched off: {error}"));
-        }
-    }
-
     async fn prove_and_commit(
         &mut self,
         link: &Link,
@@ -222,10 +188,9 @@ impl Engine {
         self.settle_down(link, &volatile, &mut proof).await?;
         steps.done("drain");
         self.board.enter(State::Verifying);
-        let missed = self.prove(link, &volatile, &mut proof).await?;
+        let mut missed = self.prove(link, &volatile, &mut proof).await?;
         steps.done("hash");
-        let theirs = self.check_targets(link, strict).await?;
-        self.compare(&theirs).await?;
+        missed += self.check_while_still(link, &volatile, &mut proof).await?;
         steps.done("check");
         held.with(|freezing| freezing.renew()).await?;
         self.give_up_if_asked()?;
@@ -254,6 +219,9 @@ impl Engine {
     ) -> Result<u64> {
         let mut missed = 0;
         for _ in 0..PROOFS {
+            for disk in &mut self.disks {
+                disk.begin_proof()?;
+            }
             let trusted: Vec<bool> =
                 self.disks.iter().map(super::disk::DiskSync::is_proved_by_tracking).collect();
             missed += self.rehash(link, volatile, proof).await?;
@@ -269,6 +237,33 @@ impl Engine {
         let text = "tracking loses something although every file system is frozen";
         Err(Error::new(Kind::SourceChanged, text)
             .remedied_by("stop what writes to the disks directly, then cut over again"))
+    }
+
+    /// Has the receiver read its disks back and compares, until nothing was written to the source
+    /// meanwhile. Says how much the tracker had missed.
+    async fn check_while_still(
+        &mut self,
+        link: &Link,
+        volatile: &[GranuleSet],
+        proof: &mut Proof,
+    ) -> Result<u64> {
+        let (mut missed, mut everything) = (0, proof.strict);
+        for _ in 0..PROOFS {
+            let theirs = self.check_targets(link, everything).await?;
+            self.compare(&theirs).await?;
+            self.wait_for_requests(volatile).await?;
+            let mut still = true;
+            for (disk, volatile) in self.disks.iter_mut().zip(volatile) {
+                still &= disk.stood_still(volatile)?;
+            }
+            if still {
+                return Ok(missed);
+            }
+            // What was read back counts until it is written again.
+            everything = false;
+            missed += self.prove(link, volatile, proof).await?;
+        }
+        Err(still_written())
     }
 
     /// A disk that came, went or grew since the start is not what was agreed on.
@@ -287,6 +282,20 @@ impl Engine {
             "if the change is meant, give the new disks targets, move the server's folder in the \
              receiver's state away, and begin anew; or name the disks in the configuration",
         ))
+    }
+
+    /// What the agent writes while everything is frozen must not be on what is frozen.
+    async fn expect_free_run_folder(&self) -> Result<()> {
+        let (machine, folder) = (Arc::clone(&self.machine), self.folder.path().to_owned());
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.machine.clone()).collect();
+        let name = folder.display().to_string();
+        if !blocking(move || machine.would_freeze(&disks, &folder)).await? {
+            return Ok(());
+        }
+        let text = "it would be frozen, and the agent writes there meanwhile";
+        Err(Error::new(Kind::Usage, text)
+            .path(name)
+            .remedied_by("set `run` to a folder in memory, such as /run/carreto"))
     }
 
     /// Granules of swap, of each disk: they change although everything is frozen, and nobody needs
@@ -311,7 +320,7 @@ impl Engine {
         volatile: &[GranuleSet],
         proof: &mut Proof,
     ) -> Result<()> {
-        self.wait_for_requests().await?;
+        self.wait_for_requests(volatile).await?;
         for _ in 0..ROUNDS {
             self.give_up_if_asked()?;
             let mut suspects = Vec::new();
@@ -338,20 +347,30 @@ impl Engine {
                 return Ok(());
             }
         }
-        let text = "the disks are still written although every file system is frozen";
-        Err(Error::new(Kind::SourceChanged, text)
-            .remedied_by("stop what writes to the disks directly, then cut over again"))
+        Err(still_written())
     }
 
-    async fn wait_for_requests(&mut self) -> Result<()> {
+    /// Waits until no write is under way: it could end after its place was read. Those of a disk
+    /// with swap, of which there may always be some, are waited for and not insisted on.
+    async fn wait_for_requests(&mut self, volatile: &[GranuleSet]) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let mut in_flight = 0;
-            for disk in &mut self.disks {
-                in_flight += disk.in_flight()?;
+            let (mut in_flight, mut stuck) = (0, None);
+            for (disk, volatile) in self.disks.iter_mut().zip(volatile) {
+                let writes = disk.in_flight()?;
+                in_flight += writes;
+                if writes > 0 && volatile.is_empty() {
+                    stuck = Some(format!("{}: {writes} writes are still under way", disk.name()));
+                }
             }
-            if in_flight == 0 || begun.elapsed() > SETTLE {
+            if in_flight == 0 {
                 return Ok(());
+            }
+            if begun.elapsed() > SETTLE {
+                return stuck.map_or(Ok(()), |text| {
+                    Err(Error::new(Kind::Timeout, text)
+                        .remedied_by("see whether the disk works, then cut over again"))
+                });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -421,6 +440,9 @@ impl Engine {
 
     async fn compare(&self, theirs: &[String]) -> Result<()> {
         let ours = self.roots().await?;
+        if theirs.len() != ours.len() {
+            return Err(resume::unexpected("the roots of other disks"));
+        }
         for ((disk, ours), theirs) in self.disks.iter().zip(ours).zip(theirs) {
             if ours.as_ref() != Some(theirs) {
                 let ours = ours.unwrap_or_else(|| "unknown".to_owned());
@@ -432,66 +454,12 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// Commits. An answer that got lost is asked for again, while the freeze lasts.
-    async fn commit(&mut self, link: &Link, certificate: &Certificate) -> Result<PathBuf> {
-        let json = certificate.to_json()?;
-        let asked = async {
-            link.say(&Control::Commit { certificate: json }).await?;
-            match resume::control(link).await? {
-                Control::Committed { certificate } => Ok(certificate),
-                other => Err(resume::unexpected(other.name())),
-            }
-        };
-        let signed = match asked.await {
-            Err(error) if error.kind() == Kind::Unavailable => {
-                self.was_committed(certificate, error).await?
-            }
-            outcome => outcome?,
-        };
-        self.keep(&signed)
-    }
-
-    /// Keeps a certificate. That it cannot be written down does not undo the commit.
-    pub(super) fn keep(&self, signed: &str) -> Result<PathBuf> {
-        match self.keep_certificate(signed) {
-            Err(error) if error.kind() != Kind::Denied => {
-                let why = carreto_error::chain_text(&error);
-                self.board.note(&format!("the certificate lies at the receiver only: {why}"));
-                Ok(self.folder.certificate())
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// The certificate, if the receiver committed before the connection broke.
-    async fn was_committed(&self, certificate: &Certificate, error: Error) -> Result<String> {
-        let until = tokio::time::Instant::now() + self.config.lease() / 2;
-        while tokio::time::Instant::now() < until {
-            // An order to end does not end this: the answer decides whether the source may go on.
-            if let Ok(Ok(link)) = tokio::time::timeout_at(until, self.dial()).await {
-                return match link.welcome.committed.clone() {
-                    Some(json) => {
-                        let theirs = Certificate::from_json(json.as_bytes())?;
-                        if theirs.statement_text() == certificate.statement_text() {
-                            return Ok(json);
-                        }
-                        Err(Error::new(
-                            Kind::SourceChanged,
-                            "the receiver committed another statement",
-                        ))
-                    }
-                    None => Err(error),
-                };
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        Err(error).wrap_err(|| {
-            "whether the receiver committed is not known: it will say so when it is reached; \
-             do not start the target before"
-                .to_owned()
-        })
-    }
+fn still_written() -> Error {
+    let text = "the disks are still written although every file system is frozen";
+    Error::new(Kind::SourceChanged, text)
+        .remedied_by("stop what writes to the disks directly, then cut over again")
 }
 
 fn given_up() -> Error {
@@ -500,11 +468,6 @@ fn given_up() -> Error {
 
 fn describe(disk: &super::machine::MachineDisk) -> String {
     format!("{} ({}, {} bytes)", disk.tracked.name, disk.identity, disk.tracked.size)
-}
-
-/// What the receiver's operator may take to hear of the end.
-const fn link_report_delay() -> Duration {
-    Duration::from_secs(2)
 }
 
 /// Renews the lease while the receiver gives signs of life. Never ends by itself: a lease that is

@@ -3,7 +3,7 @@
 use super::machine::{MachineDisk, ReadDisk};
 use crate::granule::{GranuleSet, granules_in};
 use crate::ledger::{Known, Ledger};
-use crate::track::{AuditPoint, Tracker, TrackerKind, compare};
+use crate::track::{AuditPoint, KernelCounts, Tracker, TrackerKind, compare};
 use crate::wire::{Knowledge, LedgerPage, SourceDisk};
 use carreto_error::{Error, Kind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +73,8 @@ pub(super) struct DiskSync {
     /// one epoch is seen in all of them.
     base: AuditPoint,
     pub(super) root: Option<String>,
+    /// What the kernel had counted when the last proof began, where the tracker does not count.
+    stood: Option<KernelCounts>,
 }
 
 /// What an epoch begins with.
@@ -134,6 +136,7 @@ impl DiskSync {
             base: audit.clone(),
             audit,
             root: None,
+            stood: None,
         })
     }
 
@@ -186,7 +189,8 @@ impl DiskSync {
 
     /// From now on the whole disk is read and compared; what is tracked from now on counts.
     pub(super) fn begin_whole_pass(&mut self) {
-        self.touched = GranuleSet::empty(self.granules());
+        // A write that was under way may end after the pass has read its place, and be seen by none.
+        self.touched = self.carry.clone();
         self.base = self.audit.clone();
         self.distrust = None;
         self.dirty = GranuleSet::full(self.granules());
@@ -206,6 +210,31 @@ impl DiskSync {
     /// Whether the disk is still what it was, for one that is blind; nothing is drained.
     pub(super) fn look(&mut self) -> Result<Drain> {
         Ok(Drain { marked: 0, suspect: self.judge()? })
+    }
+
+    /// The proof begins: whether the disk stands still from now on is asked by
+    /// [`Self::stood_still`].
+    pub(super) fn begin_proof(&mut self) -> Result<()> {
+        let now = self.tracker.audit()?.kernel;
+        self.stood = (!self.is_proved_by_tracking()).then_some(now);
+        Ok(())
+    }
+
+    /// Whether nothing was written since it was read for the proof, but to `volatile`. What the
+    /// tracker saw of it is dirty. Where the tracker does not count, the kernel's counters tell;
+    /// writes to swap cannot be told from others there.
+    pub(super) fn stood_still(&mut self, volatile: &GranuleSet) -> Result<bool> {
+        let drain = if self.is_blind() { self.look()? } else { self.drain()? };
+        let mut rest = self.dirty.clone();
+        rest.subtract(volatile);
+        let Some(before) = self.stood else {
+            let is_trusted = drain.suspect.is_none();
+            self.distrust = drain.suspect.or_else(|| self.distrust.take());
+            return Ok(is_trusted && rest.is_empty());
+        };
+        let sectors = |counts: KernelCounts| (counts.write_sectors, counts.discard_sectors);
+        let is_same = sectors(before) == sectors(self.tracker.audit()?.kernel);
+        Ok((self.is_blind() || rest.is_empty()) && (is_same || !volatile.is_empty()))
     }
 
     fn judge(&mut self) -> Result<Option<String>> {

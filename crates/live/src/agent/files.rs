@@ -9,9 +9,22 @@ use carreto_error::{Error, IoSide, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
+
+/// How far a commit went, as the source knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Commit {
+    /// It was not asked for.
+    #[default]
+    Never,
+    /// It was asked for; the source may have worked on since.
+    Asked,
+    /// It is done, and what becomes of the source was done too.
+    Done,
+}
 
 /// What is remembered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +39,12 @@ pub(super) struct AgentState {
     /// Mount points that were left frozen on purpose.
     #[serde(default)]
     pub(super) frozen: bool,
+    /// Whether the receiver was asked to commit.
+    #[serde(default)]
+    pub(super) commit: Commit,
+    /// The hooks before a freeze were begun, and those after it were not run.
+    #[serde(default)]
+    pub(super) quiesced: bool,
     /// What the operator saw last.
     pub(super) report: Option<Report>,
 }
@@ -38,7 +57,20 @@ impl AgentState {
             process: std::process::id(),
             established: BTreeMap::new(),
             frozen: false,
+            commit: Commit::Never,
+            quiesced: false,
             report: None,
+        }
+    }
+
+    /// What holds on from an earlier process, which left `before`.
+    pub(super) fn after(before: Option<&Self>) -> Self {
+        let Some(before) = before else { return Self::new("") };
+        Self {
+            frozen: before.frozen,
+            commit: before.commit,
+            quiesced: before.quiesced,
+            ..Self::new(&before.migration)
         }
     }
 
@@ -68,6 +100,10 @@ impl RunFolder {
             .mode(0o700)
             .create(&self.0)
             .map_err(|error| Error::io(IoSide::State, "make the folder", self.name(), error))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn name(&self) -> String {

@@ -3,7 +3,7 @@
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, Frame, FrameReader, FrameWriter};
 use crate::trust::{Dialer, TlsStream};
 use crate::wire::{
-    Answer, Attach, Control, Hello, LedgerPage, PROTOCOL, PageValues, Welcome, kind,
+    Answer, Attach, Control, Hello, LedgerPage, MAX_STREAMS, PROTOCOL, PageValues, Welcome, kind,
 };
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::collections::{HashMap, VecDeque};
@@ -146,7 +146,8 @@ impl Link {
         tokio::spawn(hear_all(reader, heard, Arc::clone(&common)));
         let (outgoing, queue) = mpsc::channel(1);
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
-        let count = streams.unwrap_or(welcome.streams).min(welcome.streams).max(1);
+        let most = welcome.streams.clamp(1, MAX_STREAMS);
+        let count = streams.unwrap_or(most).clamp(1, most);
         for number in 0..count {
             let attach = Attach { ticket: welcome.ticket.clone(), stream: number };
             let opened = open_stream(dialer, addresses, attach).await;

@@ -29,6 +29,12 @@ pub trait Machine: Send + Sync + Debug {
     /// `TargetUnusable` names who uses a disk without a file system.
     fn prepare_freeze(&self, disks: &[MachineDisk], lease: Duration) -> Result<Box<dyn Freezing>>;
 
+    /// Whether `folder` lies on a file system that a freeze of `disks` would freeze.
+    ///
+    /// # Errors
+    /// What looking at the disks meets.
+    fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool>;
+
     /// Ranges of disks that may change while everything is frozen: swap.
     fn volatile(&self, disks: &[MachineDisk]) -> Vec<(String, ByteRange)>;
 }
@@ -122,6 +128,11 @@ impl Machine for LinuxMachine {
         let systems = host::file_systems(&disks)?;
         let freezer = Freezer::prepare(&systems, lease, &self.watchdog)?;
         Ok(Box::new(LinuxFreeze::Ready(freezer, disks)))
+    }
+
+    fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool> {
+        let systems = host::file_systems(&again(disks)?)?;
+        Ok(host::file_system_of(folder, &systems).is_some())
     }
 
     fn volatile(&self, disks: &[MachineDisk]) -> Vec<(String, ByteRange)> {

@@ -186,6 +186,7 @@ impl Sender {
         let head = batch.encode_head();
         self.throttle.take((head.len() + payload.len()) as u64).await;
         let answer = link.send(kind::BATCH, sequence, head, payload).await?;
+        expect_references(&batch, &answer.refused)?;
         self.meter.data.fetch_add(data, Ordering::Relaxed);
         self.meter.referenced.fetch_add(referenced, Ordering::Relaxed);
         let mut ledger = disk.ledger();
@@ -200,6 +201,23 @@ impl Sender {
             sent += 1;
         }
         Ok((sent, answer.refused))
+    }
+}
+
+/// Only references can fail to hold.
+///
+/// # Errors
+/// `Unavailable` naming what the receiver refused although it got the bytes.
+fn expect_references(batch: &Batch<'_>, refused: &[u64]) -> Result<()> {
+    let is_reference = |granule: &u64| {
+        batch.entries.iter().any(|it| it.granule == *granule && it.same_as.is_some())
+    };
+    match refused.iter().find(|granule| !is_reference(granule)) {
+        None => Ok(()),
+        Some(granule) => {
+            let text = format!("the receiver refused granule {granule}, which was no reference");
+            Err(Error::new(Kind::Unavailable, text))
+        }
     }
 }
 

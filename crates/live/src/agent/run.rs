@@ -4,7 +4,7 @@ use super::board::{AgentObserver, Board};
 use super::config::{AgentConfig, When};
 use super::disk::DiskSync;
 use super::epoch::{Course, Epoch};
-use super::files::{AgentState, RunFolder};
+use super::files::{AgentState, Commit, RunFolder};
 use super::link::Link;
 use super::machine::Machine;
 use super::meter::Meter;
@@ -73,7 +73,9 @@ pub(super) struct Engine {
     pub(super) state: AgentState,
     failed_cutovers: u32,
     /// The last error is the end, even if it is of a kind that passes.
-    gave_up: bool,
+    pub(super) gave_up: bool,
+    /// The link was given up together with a cutover, whose error is the one to tell.
+    rolled_back: bool,
     _lock: std::fs::File,
 }
 
@@ -154,7 +156,7 @@ impl Agent {
         }
         let mut course = Course::new();
         course.complete = disks.iter().all(DiskSync::is_resumed);
-        let mut state = AgentState::new("");
+        let mut state = AgentState::after(before.as_ref());
         // Still so if this process ends before its first epoch does.
         for disk in disks.iter().filter(|disk| disk.is_resumed()) {
             state.establish(disk);
@@ -175,6 +177,7 @@ impl Agent {
             state,
             failed_cutovers: 0,
             gave_up: false,
+            rolled_back: false,
             _lock: self.lock,
         })
     }
@@ -195,12 +198,17 @@ async fn forward_stop(stop: CancellationToken, orders: Orders, ended: Cancellati
 
 impl Engine {
     async fn run(&mut self) -> Result<Outcome> {
+        if self.state.quiesced && !self.state.frozen {
+            self.board.note("an earlier agent ended in a cutover: the hooks after it are run now");
+            self.work_again().await;
+        }
         let mut wait = Duration::from_millis(500);
         let mut first_time = true;
         loop {
             let outcome = self.connected(&mut first_time, &mut wait).await;
             match outcome {
                 Ok(outcome) => return Ok(outcome),
+                Err(_) if self.rolled_back => {}
                 // What a target does not hold as it was written is sent again.
                 Err(error)
                     if matches!(error.kind(), Kind::Unavailable | Kind::Mismatch)
@@ -237,20 +245,33 @@ impl Engine {
 
     /// Connects and migrates until the connection breaks.
     async fn connected(&mut self, first_time: &mut bool, wait: &mut Duration) -> Result<Outcome> {
-        let link = self.connect().await?;
+        let link = match self.connect().await {
+            Ok(link) => link,
+            Err(error) => {
+                self.rolled_back = false;
+                return Err(error);
+            }
+        };
         *wait = Duration::from_millis(500);
+        if self.state.migration != link.welcome.migration {
+            self.state.commit = Commit::Never;
+        }
         link.welcome.migration.clone_into(&mut self.state.migration);
         self.board.migration(&link.welcome.migration);
         if let Some(certificate) = link.welcome.committed.clone() {
             return self.already_committed(&certificate);
         }
+        // Whatever was asked before, the receiver has not done it and will not.
+        self.state.commit = Commit::Never;
         if !*first_time {
             self.sender.meter.counts().reconnects += 1;
         }
         self.board.enter(State::Preflight);
         resume::disks(&link, &mut self.disks, *first_time).await?;
         *first_time = false;
-        self.board.explain(None);
+        if !std::mem::take(&mut self.rolled_back) {
+            self.board.explain(None);
+        }
         let outcome = self.follow(&link).await;
         let wire = &self.sender.meter.wire_before;
         wire.fetch_add(link.sent(), std::sync::atomic::Ordering::Relaxed);
@@ -371,9 +392,15 @@ impl Engine {
                 self.save();
                 let is_last =
                     self.config.cutover.when == When::Ready && self.failed_cutovers >= ATTEMPTS;
-                self.gave_up = is_last && error.kind() != Kind::Unavailable;
+                self.gave_up |= is_last && error.kind() != Kind::Unavailable;
                 if self.gave_up {
                     return Err(error);
+                }
+                if error.kind() != Kind::Cancelled && link.check().is_ok() {
+                    // What a pass had begun may still arrive, and what this end believes of the
+                    // target may be wrong: on a new link both find out.
+                    link.abandon("the cutover failed");
+                    self.rolled_back = true;
                 }
                 link.check().map(|()| None)
             }
@@ -395,13 +422,6 @@ impl Engine {
         if let Err(error) = self.folder.save(&self.state) {
             self.board.note(&format!("the state cannot be kept: {error}"));
         }
-    }
-
-    fn already_committed(&mut self, certificate: &str) -> Result<Outcome> {
-        self.board.note("the receiver has committed this migration before");
-        let path = self.keep(certificate)?;
-        self.board.enter(State::Committed);
-        Ok(Outcome::Committed(path))
     }
 
     /// The last state, and no tracker where nothing is left to be tracked.

@@ -2,10 +2,8 @@
 
 use super::run::Engine;
 use crate::certificate::{Audits, Certificate, Disk, Mode, Role, Root, Statement};
-use crate::storage::write_whole;
 use carreto_error::{Error, Kind, Result};
 use jiff::Timestamp;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a cutover found, disk by disk.
@@ -69,18 +67,5 @@ impl Engine {
         })?;
         certificate.sign(Role::Agent, &self.identity)?;
         Ok(certificate)
-    }
-
-    /// Keeps a certificate that both ends signed, in memory: the disks may be frozen.
-    ///
-    /// # Errors
-    /// `Denied` when a signature is missing or not by the keys of this migration; what writing
-    /// meets.
-    pub(super) fn keep_certificate(&self, json: &str) -> Result<PathBuf> {
-        let certificate = Certificate::from_json(json.as_bytes())?;
-        certificate.verify(&[self.token.receiver])?;
-        let path = self.folder.certificate();
-        write_whole(&path, json.as_bytes())?;
-        Ok(path)
     }
 }

@@ -26,6 +26,10 @@ impl LocalRead for Bytes {
 }
 
 impl Machine for Fake {
+    fn would_freeze(&self, _: &[MachineDisk], _: &Path) -> Result<bool> {
+        Ok(false)
+    }
+
     fn disks(&self, _wished: &[String]) -> Result<Vec<MachineDisk>> {
         let disk = |(name, bytes): &(String, Vec<u8>)| MachineDisk {
             tracked: TrackedDisk {

@@ -1,8 +1,8 @@
 //! Opening a file system by one of its mounts, and nothing that covers it.
 
 use super::file_systems::FileSystem;
-use super::machine::Machine;
-use super::mounts::{Mount, parse};
+use super::machine::{Machine, Number};
+use super::mounts::{Mount, mounts, parse};
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -65,20 +65,31 @@ fn open_at(path: &Path) -> Result<OwnedFd> {
         .map_err(|errno| Error::io(IoSide::Source, "open", path.to_string_lossy(), errno.into()))
 }
 
+fn leads_to(machine: &Machine, file: &OwnedFd, system: &FileSystem, mounts: &[Mount]) -> bool {
+    number_of(machine, file, mounts) == Some(system.devno)
+}
+
 /// The kernel says by which mount a file was opened, and mountinfo of which file system that is.
 /// `st_dev` would not do: subvolumes of btrfs have numbers of their own.
-fn leads_to(machine: &Machine, file: &OwnedFd, system: &FileSystem, mounts: &[Mount]) -> bool {
-    let info = machine.text(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    let id = id.and_then(|id| id.trim().parse::<u64>().ok());
-    mounts.iter().any(|mount| Some(mount.id) == id && mount.number == system.devno)
+fn number_of(machine: &Machine, file: &OwnedFd, mounts: &[Mount]) -> Option<Number> {
+    let info = machine.text(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let id: u64 = id.trim().parse().ok()?;
+    mounts.iter().find(|mount| mount.id == id).map(|mount| mount.number)
+}
+
+/// Which of `systems` holds the folder `path`, if one does.
+pub fn file_system_of<'a>(path: &Path, systems: &'a [FileSystem]) -> Option<&'a FileSystem> {
+    let machine = Machine::here();
+    let number = number_of(&machine, &open_at(path).ok()?, &mounts(&machine))?;
+    systems.iter().find(|system| system.devno == number)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::Freezable;
-    use crate::host::mounts::{holding, mounts};
+    use crate::host::mounts::holding;
 
     fn system(mount: &Mount) -> FileSystem {
         FileSystem {

@@ -64,6 +64,10 @@ impl Disk {
     /// Writes, as soon as nothing is frozen.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         let _pass = self.gate.pass();
+        self.put(offset, data);
+    }
+
+    fn put(&self, offset: u64, data: &[u8]) {
         let mut inner = self.inner();
         let start = usize::try_from(offset).unwrap();
         inner.bytes[start..start + data.len()].copy_from_slice(data);
@@ -82,6 +86,11 @@ impl Disk {
             let end = (offset + data.len() as u64).div_ceil(GRANULE);
             inner.dirty.insert_range(offset / GRANULE, end);
         }
+    }
+
+    /// Writes although everything is frozen, as what cannot be frozen does.
+    pub(crate) fn sneak(&self, offset: u64, data: &[u8]) {
+        self.put(offset, data);
     }
 
     pub(crate) fn lose(&self, loss: Loss) {
@@ -149,6 +158,8 @@ pub(crate) struct FakeMachine {
     /// The lease runs out right after the next freeze.
     pub(crate) lose_lease: Arc<AtomicBool>,
     on_freeze: Arc<Mutex<Option<Happening>>>,
+    /// The run folder is on what is frozen.
+    pub(crate) freezes_run_folder: AtomicBool,
 }
 
 impl std::fmt::Debug for FakeMachine {
@@ -192,6 +203,7 @@ impl FakeMachine {
             freezes: Arc::default(),
             lose_lease: Arc::default(),
             on_freeze: Arc::default(),
+            freezes_run_folder: AtomicBool::new(false),
         })
     }
 
@@ -250,6 +262,10 @@ impl Machine for FakeMachine {
             since: None,
             unpinned: None,
         })
+    }
+
+    fn would_freeze(&self, _: &[MachineDisk], _: &Path) -> Result<bool> {
+        Ok(self.freezes_run_folder.load(Ordering::Acquire))
     }
 
     fn prepare_freeze(&self, _: &[MachineDisk], _: Duration) -> Result<Box<dyn Freezing>> {

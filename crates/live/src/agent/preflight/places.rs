@@ -3,10 +3,9 @@
 use super::super::config::{After, AgentConfig};
 use super::super::files::RunFolder;
 use super::findings::Findings;
-use crate::host::{FileSystem, run_hooks};
+use crate::host::{FileSystem, file_system_of, run_hooks};
 use rustix::fs::{Access, FlockOperation};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ fn run_folder(folder: &Path, systems: &[FileSystem], findings: &mut Findings) {
     let item = "run folder";
     let text = format!("{} is on", folder.display());
     let remedy = "set `run` to a folder in memory, such as /run/carreto";
-    if let Some(system) = place.metadata().ok().and_then(|found| on(found.dev(), systems)) {
+    if let Some(system) = file_system_of(&place, systems) {
         let point = system.mount_point.display();
         let text = format!("{text} {point}, which would be frozen: the agent would block itself");
         return findings.blocked(item, text, remedy);
@@ -72,11 +71,6 @@ fn run_folder(folder: &Path, systems: &[FileSystem], findings: &mut Findings) {
     } else {
         findings.warning(item, format!("{text} no file system in memory"), remedy);
     }
-}
-
-fn on(device: u64, systems: &[FileSystem]) -> Option<&FileSystem> {
-    let number = (rustix::fs::major(device), rustix::fs::minor(device));
-    systems.iter().find(|system| system.devno == number)
 }
 
 fn is_memory(path: &Path) -> bool {
@@ -177,18 +171,23 @@ mod tests {
     #[test]
     fn a_run_folder_that_would_be_frozen_is_refused() {
         let place = tempfile::tempdir().unwrap();
-        let device = place.path().metadata().unwrap().dev();
-        let system = FileSystem {
+        let system = |devno| FileSystem {
             mount_point: "/".into(),
             kind: "ext4".into(),
             source: "x".into(),
-            devno: (rustix::fs::major(device), rustix::fs::minor(device)),
+            devno,
             disks: vec!["vda".into()],
             freezable: Freezable::Yes,
             read_only: false,
         };
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let number = |line: &str| {
+            let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        };
+        let all: Vec<_> = mounts.lines().filter_map(number).map(system).collect();
         let mut findings = Findings::default();
-        run_folder(&place.path().join("a/b"), &[system], &mut findings);
+        run_folder(&place.path().join("a/b"), &all, &mut findings);
         assert_eq!(findings.about("run folder"), Some(Severity::Blocked));
         run_folder(&place.path().join("a/b"), &[], &mut findings);
         assert_ne!(findings.about("run folder"), Some(Severity::Blocked));
