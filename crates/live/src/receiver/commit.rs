@@ -63,6 +63,8 @@ async fn commit(
         return repeat(before, &certificate);
     }
     let disks = session.disks()?;
+    // What is compared is what is completed.
+    session.close().await;
     check_claim(server, &disks, &certificate).await?;
     certificate.sign(Role::Receiver, &receiver.identity)?;
     let certificate = certificate.to_json()?;

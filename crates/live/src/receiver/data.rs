@@ -76,8 +76,14 @@ fn begin(session: &Arc<Session>, frame: Frame) -> JoinHandle<Result<Answer>> {
     let owner = Arc::clone(session);
     let work = async move {
         match frame.kind {
-            kind::BATCH => apply::batch(&owner.disks()?, payload).await,
-            kind::ZEROS => apply::zeros(&owner.disks()?, payload).await,
+            kind::BATCH | kind::ZEROS => {
+                let (disks, _writing) = owner.to_be_written()?;
+                if frame.kind == kind::BATCH {
+                    apply::batch(&disks, payload).await
+                } else {
+                    apply::zeros(&disks, payload).await
+                }
+            }
             kind::PROBE => Ok(Answer { sequence: 0, refused: Vec::new() }),
             other => Err(violation(format!("a data connection has no frame {other}"))),
         }

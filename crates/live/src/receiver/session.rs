@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,8 @@ pub(super) struct Session {
     pub(super) cancel: CancellationToken,
     /// Everything that may still write.
     pub(super) tasks: TaskTracker,
+    /// Held for reading by everything that writes for the agent; `true` once the end has begun.
+    closed: RwLock<bool>,
     /// What ended it first.
     why: OnceLock<Failed>,
 }
@@ -53,6 +56,7 @@ impl Session {
             disks: Mutex::default(),
             cancel,
             tasks: TaskTracker::new(),
+            closed: RwLock::new(false),
             why: OnceLock::new(),
         }))
     }
@@ -83,6 +87,23 @@ impl Session {
             Some(why) => why.clone().into_error(),
             None => Error::new(Kind::Unavailable, "a newer connection took over"),
         }
+    }
+
+    /// The disks, for as long as the guard lives nothing is claimed about what they hold.
+    ///
+    /// # Errors
+    /// `Unavailable` before the disks are open and after [`Self::close`].
+    pub(super) fn to_be_written(&self) -> Result<(Disks, RwLockReadGuard<'_, bool>)> {
+        // Not to be had while somebody waits to close it either.
+        let open = self.closed.try_read().ok().filter(|closed| !**closed);
+        let open = open.ok_or_else(|| violation("data came after the commit was asked for"))?;
+        Ok((self.disks()?, open))
+    }
+
+    /// From now on nothing is written for the agent, and nothing is being written any more. It
+    /// stays so: a commit that fails ends the session.
+    pub(super) async fn close(&self) {
+        *self.closed.write().await = true;
     }
 
     pub(super) fn disks(&self) -> Result<Disks> {

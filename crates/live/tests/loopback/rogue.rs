@@ -14,18 +14,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 
-struct Line {
+pub(crate) struct Line {
     reader: FrameReader<ReadHalf<TlsStream>>,
-    writer: FrameWriter<WriteHalf<TlsStream>>,
+    pub(crate) writer: FrameWriter<WriteHalf<TlsStream>>,
 }
 
 impl Line {
-    async fn open(scene: &Scene) -> Self {
+    pub(crate) async fn open(scene: &Scene) -> Self {
         Self::with_key(scene, "agent").await
     }
 
     /// With the key in the folder `name`, a new one the first time.
-    async fn with_key(scene: &Scene, name: &str) -> Self {
+    pub(crate) async fn with_key(scene: &Scene, name: &str) -> Self {
         let folder = scene.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let identity = Identity::load_or_create(&folder, "agent").unwrap();
@@ -37,25 +37,25 @@ impl Line {
         Self { reader, writer: FrameWriter::new(writer, DATA_LIMIT) }
     }
 
-    async fn send(&mut self, kind: u8, payload: &[u8]) {
+    pub(crate) async fn send(&mut self, kind: u8, payload: &[u8]) {
         self.writer.send(kind, &[payload]).await.unwrap();
         self.writer.flush().await.unwrap();
     }
 
-    async fn say(&mut self, message: &Control) {
+    pub(crate) async fn say(&mut self, message: &Control) {
         self.send(kind::CONTROL, &encode(message).unwrap()).await;
     }
 
-    async fn next(&mut self) -> Result<Option<Frame>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame>> {
         tokio::time::timeout(Duration::from_secs(9), self.reader.next()).await.expect("an answer")
     }
 
-    async fn hear(&mut self) -> Control {
+    pub(crate) async fn hear(&mut self) -> Control {
         decode(&self.next().await.unwrap().unwrap().payload).unwrap()
     }
 
     /// What the receiver says against it, after whatever else it says.
-    async fn complaint(&mut self) -> String {
+    pub(crate) async fn complaint(&mut self) -> String {
         loop {
             let frame = self.next().await.unwrap().expect("a complaint");
             if frame.kind != kind::CONTROL {
@@ -68,7 +68,7 @@ impl Line {
     }
 }
 
-async fn welcome(scene: &Scene) -> (Line, Welcome) {
+pub(crate) async fn welcome(scene: &Scene) -> (Line, Welcome) {
     let mut line = Line::open(scene).await;
     let token: JoinToken = scene.token.parse().unwrap();
     line.say(&Control::Hello(Hello {
@@ -86,14 +86,20 @@ async fn welcome(scene: &Scene) -> (Line, Welcome) {
     }
 }
 
-async fn attach(scene: &Scene, welcome: &Welcome) -> Line {
-    let mut line = Line::open(scene).await;
-    line.say(&Control::Attach(Attach { ticket: welcome.ticket.clone(), stream: 0 })).await;
+pub(crate) async fn attach(scene: &Scene, welcome: &Welcome) -> Line {
+    let mut line = knock(scene, welcome, 0).await;
     assert!(matches!(line.hear().await, Control::Attached));
     line
 }
 
-fn disks(scene: &Scene) -> Vec<SourceDisk> {
+/// A data connection that was not answered yet.
+pub(crate) async fn knock(scene: &Scene, welcome: &Welcome, stream: u16) -> Line {
+    let mut line = Line::open(scene).await;
+    line.say(&Control::Attach(Attach { ticket: welcome.ticket.clone(), stream })).await;
+    line
+}
+
+pub(crate) fn disks(scene: &Scene) -> Vec<SourceDisk> {
     let disk = |disk: &std::sync::Arc<crate::machine::Disk>| SourceDisk {
         name: disk.name.clone(),
         identity: format!("serial:{}:{}", disk.name, disk.size),
@@ -103,7 +109,13 @@ fn disks(scene: &Scene) -> Vec<SourceDisk> {
 }
 
 /// A session with open disks and one data connection.
-async fn opened(scene: &Scene) -> (Line, Line) {
+pub(crate) async fn opened(scene: &Scene) -> (Line, Line) {
+    let (control, data, _welcome) = introduced(scene).await;
+    (control, data)
+}
+
+/// As [`opened`], with what the receiver said at first.
+pub(crate) async fn introduced(scene: &Scene) -> (Line, Line, Welcome) {
     let (mut control, welcome) = welcome(scene).await;
     control.say(&Control::Open { disks: disks(scene) }).await;
     while !matches!(control.hear().await, Control::Opened { .. }) {}
@@ -111,17 +123,23 @@ async fn opened(scene: &Scene) -> (Line, Line) {
         assert_eq!(control.next().await.unwrap().unwrap().kind, kind::VALUES);
     }
     let data = attach(scene, &welcome).await;
-    (control, data)
+    (control, data, welcome)
 }
 
-fn batch(disk: u16, granule: u64, bytes: &[u8], packed: bool, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn batch(
+    disk: u16,
+    granule: u64,
+    bytes: &[u8],
+    packed: bool,
+    payload: &[u8],
+) -> Vec<u8> {
     let leaf = leaf_of(granule, bytes);
     let entries = vec![Entry { granule, leaf, same_as: None }];
     let batch = Batch { sequence: 1, disk, entries, packed, payload };
     [batch.encode_head(), payload.to_vec()].concat()
 }
 
-fn zeros(disk: u16, start: u64, end: u64) -> Vec<u8> {
+pub(crate) fn zeros(disk: u16, start: u64, end: u64) -> Vec<u8> {
     Ranges { sequence: 1, disk, ranges: vec![(start, end)] }.encode()
 }
 
