@@ -21,6 +21,7 @@ mod opening;
 mod registry;
 mod serve;
 mod session;
+mod sessions;
 
 pub use config::{ReceiverConfig, ServerConfig, TargetConfig};
 pub use control::{FleetEntry, FleetStatus, fleet_status};

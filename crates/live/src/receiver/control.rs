@@ -50,7 +50,7 @@ impl Receiver {
                 server: name.clone(),
                 migration: memory.migration.clone(),
                 joined: memory.agent.is_some(),
-                connected: server.is_connected(),
+                connected: server.sessions.is_connected(),
                 committed: memory.committed.is_some(),
                 report: server.report(),
             }

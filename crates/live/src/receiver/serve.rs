@@ -5,21 +5,21 @@ use super::disk::{Disk, Targets};
 use super::opening;
 use super::registry::{Memory, Registry};
 use super::session::{self, Line, Session};
+use super::sessions::Sessions;
 use super::{data, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
 use crate::state::Report;
 use crate::storage;
-use crate::trust::{
-    Doorman, Fingerprint, Hidden, Identity, Invitation, JoinToken, Secret, TlsStream, hex,
-};
+use crate::trust::{Doorman, Fingerprint, Identity, Invitation, JoinToken, Secret, TlsStream, hex};
 use crate::wire::{Attach, Control, Hello, SourceDisk, kind};
 use carreto_error::{Error, IoSide, Kind, Result};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -96,18 +96,9 @@ pub(super) struct Server {
     registry: Registry,
     memory: Mutex<Memory>,
     report: Mutex<Option<Report>>,
-    active: tokio::sync::Mutex<Active>,
-    /// Of the session of `active`; to be had while that one waits for something.
-    cancel: Mutex<CancellationToken>,
-    /// Sessions of preflights, for their data connections.
-    pub(super) previews: tokio::sync::Mutex<Vec<Weak<Session>>>,
-}
-
-#[derive(Debug, Default)]
-struct Active {
-    count: u64,
-    session: Option<Arc<Session>>,
-    disks: Option<Vec<Arc<Disk>>>,
+    pub(super) sessions: Sessions,
+    /// Once opened, for the life of the process. Held for hours while a target is read again.
+    disks: tokio::sync::Mutex<Option<Vec<Arc<Disk>>>>,
 }
 
 impl Receiver {
@@ -135,9 +126,8 @@ impl Receiver {
                 registry,
                 memory,
                 report: Mutex::default(),
-                active: tokio::sync::Mutex::default(),
-                cancel: Mutex::default(),
-                previews: tokio::sync::Mutex::default(),
+                sessions: Sessions::default(),
+                disks: tokio::sync::Mutex::default(),
             };
             kept.show_certificate(&kept.memory());
             servers.insert(server.name.clone(), Arc::new(kept));
@@ -224,20 +214,20 @@ impl Receiver {
             let (receiver, doorman, stop) = (Arc::clone(self), doorman.clone(), stop.clone());
             tasks.spawn(async move {
                 let serving = async {
-                    let known = receiver.meet(&doorman, tcp).await;
-                    drop(permit);
-                    receiver.attend(known?).await
+                    let visitor = receiver.meet(&doorman, tcp, permit).await?;
+                    receiver.attend(visitor).await
                 };
                 if let Some(Err(error)) = &stop.run_until_cancelled(serving).await {
                     receiver.tell(&ReceiverEvent::Refused { peer, error });
                 }
             });
         }
-        for server in self.servers.values() {
-            server.end().await;
-        }
+        // They end at once; what they began is what the sessions wait for.
         tasks.close();
         tasks.wait().await;
+        for server in self.servers.values() {
+            server.sessions.end().await;
+        }
         Ok(())
     }
 
@@ -246,7 +236,12 @@ impl Receiver {
     }
 
     /// A stranger shakes hands and says what for it came.
-    async fn meet(&self, doorman: &Doorman, tcp: TcpStream) -> Result<Visitor> {
+    async fn meet(
+        &self,
+        doorman: &Doorman,
+        tcp: TcpStream,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Visitor> {
         let (stream, peer) = doorman.accept(tcp, PATIENCE).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, STRANGER_LIMIT);
@@ -256,15 +251,14 @@ impl Receiver {
         if first.kind != kind::CONTROL {
             return Err(violation(format!("the first frame is {}", first.kind)));
         }
-        Ok(Visitor { reader, writer, peer, message: frame::decode(&first.payload)? })
+        Ok(Visitor { reader, writer, peer, message: frame::decode(&first.payload)?, permit })
     }
 
     async fn attend(self: &Arc<Self>, visitor: Visitor) -> Result<()> {
-        let Visitor { mut reader, writer, peer, message } = visitor;
+        let Visitor { mut reader, writer, peer, message, permit } = visitor;
         match message {
             Control::Hello(hello) => {
-                reader.set_limit(CONTROL_LIMIT);
-                let line = Line::new(reader, FrameWriter::new(writer, CONTROL_LIMIT));
+                let line = Line::new(reader, FrameWriter::new(writer, CONTROL_LIMIT), permit);
                 // What the session meets is told by its own events.
                 let outcome = session::run(self, line, hello, peer).await;
                 match outcome {
@@ -273,8 +267,9 @@ impl Receiver {
                 }
             }
             Control::Attach(attach) => {
+                let session = self.session_of(&attach, peer)?;
+                drop(permit);
                 reader.set_limit(DATA_LIMIT);
-                let session = self.session_of(&attach, peer).await?;
                 match data::run(&session, reader, FrameWriter::new(writer, CONTROL_LIMIT)).await {
                     // The control connection says the same, and better.
                     Err(error) if error.kind() == Kind::Unavailable => Ok(()),
@@ -286,13 +281,12 @@ impl Receiver {
     }
 
     /// The session whose ticket is shown, by the same key that it was given to.
-    async fn session_of(&self, attach: &Attach, peer: Fingerprint) -> Result<Arc<Session>> {
-        for server in self.servers.values() {
-            if let Some(session) = server.session_with(&attach.ticket, peer).await {
-                return Ok(session);
-            }
-        }
-        Err(Error::new(Kind::Denied, "no session has the ticket that a data connection shows"))
+    fn session_of(&self, attach: &Attach, peer: Fingerprint) -> Result<Arc<Session>> {
+        let found =
+            self.servers.values().find_map(|server| server.sessions.with(&attach.ticket, peer));
+        found.ok_or_else(|| {
+            Error::new(Kind::Denied, "no session has the ticket that a data connection shows")
+        })
     }
 
     /// The server that `hello` is about, if the key `peer` may speak for it.
@@ -333,6 +327,8 @@ struct Visitor {
     writer: tokio::io::WriteHalf<TlsStream>,
     peer: Fingerprint,
     message: Control,
+    /// One of few, until the visitor is known.
+    permit: OwnedSemaphorePermit,
 }
 
 impl Server {
@@ -346,12 +342,6 @@ impl Server {
 
     pub(super) fn remember_report(&self, report: Report) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-    }
-
-    /// Whether an agent is connected.
-    pub(super) fn is_connected(&self) -> Option<bool> {
-        let active = self.active.try_lock().ok()?;
-        Some(active.session.as_ref().is_some_and(|session| !session.cancel.is_cancelled()))
     }
 
     /// Remembers that the migration is over.
@@ -379,43 +369,13 @@ impl Server {
         }
     }
 
-    /// Ends the session before and begins a new one.
-    pub(super) async fn take_over(&self, peer: Fingerprint) -> Result<Arc<Session>> {
-        self.cancel().cancel();
-        let mut active = self.active.lock().await;
-        if let Some(before) = active.session.take() {
-            before.end().await;
-        }
-        active.count += 1;
-        let session = Session::new(active.count, peer)?;
-        active.session = Some(Arc::clone(&session));
-        *self.cancel() = session.cancel.clone();
-        Ok(session)
-    }
-
-    fn cancel(&self) -> MutexGuard<'_, CancellationToken> {
-        self.cancel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn session_with(&self, ticket: &Hidden, peer: Fingerprint) -> Option<Arc<Session>> {
-        let is_it = |session: &Arc<Session>| {
-            session.is_open_to(ticket, peer) && !session.cancel.is_cancelled()
-        };
-        let mut previews = self.previews.lock().await;
-        previews.retain(|preview| preview.strong_count() > 0);
-        if let Some(preview) = previews.iter().filter_map(Weak::upgrade).find(is_it) {
-            return Some(preview);
-        }
-        self.active.lock().await.session.clone().filter(is_it)
-    }
-
     /// The server's disks, opened once for the life of the process.
     pub(super) async fn open(
         &self,
         receiver: &Receiver,
         disks: &[SourceDisk],
     ) -> Result<Vec<Arc<Disk>>> {
-        let mut active = self.active.lock().await;
+        let mut opened = self.disks.lock().await;
         let mut memory = self.memory().clone();
         if memory.committed.is_some() {
             return Err(Error::new(Kind::SourceChanged, "the migration is committed already")
@@ -425,23 +385,15 @@ impl Server {
             let same = open.iter().zip(disks).all(|(open, disk)| open.size() == disk.size);
             same && open.len() == disks.len() && !open.iter().any(|disk| disk.is_lost())
         };
-        if let Some(open) = active.disks.take().filter(is_usable) {
+        if let Some(open) = opened.take().filter(is_usable) {
             opening::reuse(&memory, &self.config, disks, &open).await?;
-            active.disks = Some(open.clone());
+            *opened = Some(open.clone());
             return Ok(open);
         }
         let targets = receiver.targets.as_ref();
         let open = opening::open(targets, &self.registry, &mut memory, &self.config, disks).await?;
         self.memory().disks = memory.disks;
-        active.disks = Some(open.clone());
+        *opened = Some(open.clone());
         Ok(open)
-    }
-
-    async fn end(&self) {
-        self.cancel().cancel();
-        let session = self.active.lock().await.session.take();
-        if let Some(session) = session {
-            session.end().await;
-        }
     }
 }

@@ -4,7 +4,7 @@ use super::disk::Disk;
 use super::opening;
 use super::serve::{Receiver, ReceiverEvent, Server};
 use super::{check, commit, violation};
-use crate::frame::{self, Frame, FrameReader, FrameWriter};
+use crate::frame::{self, CONTROL_LIMIT, Frame, FrameReader, FrameWriter};
 use crate::trust::{Fingerprint, Hidden, Secret, TlsStream};
 use crate::wire::{
     Control, Failed, Hello, PROTOCOL, PageValues, Planned, SourceDisk, TargetDisk, Welcome, kind,
@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -135,14 +135,23 @@ pub(super) async fn linger(reader: &mut FrameReader<ReadHalf<TlsStream>>) {
 pub(super) struct Line {
     reader: FrameReader<ReadHalf<TlsStream>>,
     writer: FrameWriter<WriteHalf<TlsStream>>,
+    /// Until it is known who is at the other end.
+    stranger: Option<OwnedSemaphorePermit>,
 }
 
 impl Line {
     pub(super) fn new(
         reader: FrameReader<ReadHalf<TlsStream>>,
         writer: FrameWriter<WriteHalf<TlsStream>>,
+        stranger: OwnedSemaphorePermit,
     ) -> Self {
-        Self { reader, writer }
+        Self { reader, writer, stranger: Some(stranger) }
+    }
+
+    /// Makes room for the next stranger, and lets this one say more.
+    fn admit(&mut self) {
+        self.reader.set_limit(CONTROL_LIMIT);
+        self.stranger = None;
     }
 
     pub(super) async fn say(&mut self, message: &Control) -> Result<()> {
@@ -194,12 +203,11 @@ async fn begin(
             .remedied_by("use the same version of carreto on both sides"));
     }
     let server = receiver.admit(hello, peer)?;
+    line.admit();
+    let sessions = &server.sessions;
     let session =
-        if hello.preflight { Session::new(0, peer)? } else { server.take_over(peer).await? };
+        if hello.preflight { sessions.preview(peer)? } else { sessions.take_over(peer).await? };
     receiver.tell(&ReceiverEvent::Connected { server: &hello.server, host: &hello.host, peer });
-    if hello.preflight {
-        server.previews.lock().await.push(Arc::downgrade(&session));
-    }
     line.say(&Control::Welcome(welcome(receiver, &server, &session).await)).await?;
     let worked = Conversation {
         receiver,

@@ -1,10 +1,12 @@
 //! Agents that take more than is theirs: connections, time, and disks that are complete.
 
-use crate::rogue::{Line, batch, introduced, zeros};
-use crate::scene::{Scene, noise};
+use crate::rogue::{Line, attach, batch, disks, introduced, opened, welcome, zeros};
+use crate::scene::{MIB, Scene, noise};
+use crate::target::Platter;
 use carreto_live::certificate::{Audits, Certificate, Disk, Mode, Role, Root, Statement};
-use carreto_live::trust::{Identity, JoinToken};
-use carreto_live::wire::{Control, Welcome, kind};
+use carreto_live::trust::{Hidden, Identity, JoinToken};
+use carreto_live::wire::{Attach, Control, Welcome, kind};
+use std::sync::atomic::Ordering;
 
 /// The claim, signed by the agent's key, that every disk of the scene is zero.
 fn claim(scene: &Scene, welcome: &Welcome) -> Control {
@@ -101,4 +103,50 @@ async fn a_commit_waits_for_what_is_being_written() {
     let answer = answer(&mut control).await;
     assert!(matches!(answer, Control::Committed { .. }), "{answer:?}");
     assert_eq!(data.next().await.unwrap().unwrap().kind, kind::ANSWER);
+}
+
+/// A session that waits for its target to be read again, which `hold_reads` keeps from going on.
+async fn rereading(scene: &Scene) -> (Line, Welcome) {
+    let (mut control, welcome) = welcome(scene).await;
+    control.say(&Control::Open { disks: disks(scene) }).await;
+    assert!(matches!(control.hear().await, Control::Ping), "it is being read");
+    (control, welcome)
+}
+
+/// The receiver's system restarts, and has a second server now.
+async fn restart(scene: &mut Scene) {
+    scene.shut().await;
+    scene.targets.boot.fetch_add(1, Ordering::AcqRel);
+    let neighbour = Platter::new(vec![0; MIB]);
+    scene.targets.platters.lock().unwrap().insert("to-vdz".to_owned(), neighbour);
+    let neighbour =
+        ["[[server]]", "name = 'web2'", "[[server.disk]]", "source = 'vdz'", "target = 'to-vdz'"];
+    scene.neighbours = neighbour.join("\n");
+    scene.serve().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_being_opened_keeps_nobody_else_out() {
+    let mut scene = Scene::small().await;
+    drop(opened(&scene).await);
+    restart(&mut scene).await;
+    let guard = scene.platter(0).hold_reads();
+    let (mut first, own) = rereading(&scene).await;
+    let _data = attach(&scene, &own).await;
+    assert_eq!(scene.receiver().status().servers[0].connected, Some(true));
+    // Who knows no ticket is sent away at once, and makes room for the next one.
+    for _ in 0..70 {
+        let mut line = Line::open(&scene).await;
+        let ticket = Hidden::new("00".to_owned());
+        line.say(&Control::Attach(Attach { ticket, stream: 0 })).await;
+        assert!(!matches!(line.next().await, Ok(Some(_))));
+    }
+    let token = scene.receiver().invite(false).unwrap()[0].token.to_string();
+    let token = std::mem::replace(&mut scene.token, token);
+    let (_control, neighbours) = welcome(&scene).await;
+    attach(&scene, &neighbours).await;
+    scene.token = token;
+    drop(guard);
+    let answer = answer(&mut first).await;
+    assert!(matches!(answer, Control::Opened { .. }), "{answer:?}");
 }

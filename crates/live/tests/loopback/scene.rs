@@ -71,6 +71,8 @@ pub(crate) struct Scene {
     pub(crate) ears: Arc<Ears>,
     /// Added to the agent's configuration.
     pub(crate) settings: String,
+    /// Added to the receiver's configuration.
+    pub(crate) neighbours: String,
     pub(crate) token: String,
     serving: Option<Serving>,
 }
@@ -127,6 +129,7 @@ impl Scene {
             folder: tempfile::tempdir().unwrap(),
             ears: Arc::default(),
             settings: String::new(),
+            neighbours: String::new(),
             token: String::new(),
             serving: None,
         };
@@ -157,6 +160,7 @@ impl Scene {
             let lines = ["[[server.disk]]\nsource = '", name, "'\ntarget = 'to-", name, "'\n"];
             text.extend(lines);
         }
+        text.push_str(&self.neighbours);
         let config = ReceiverConfig::parse(&text).unwrap();
         let (targets, ears) = (self.targets.clone(), self.ears.clone());
         let receiver = Arc::new(Receiver::open(config, targets, ears).unwrap());
