@@ -1,6 +1,6 @@
 //! What the receiver's operator sees: every server and where it stands.
 
-use super::serve::Receiver;
+use super::serve::{BREATH, Receiver};
 use crate::state::Report;
 use carreto_error::{Error, IoSide, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,11 @@ impl Receiver {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(fail)?;
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let Ok((mut stream, _)) = accepted else { continue };
+            let Ok((mut stream, _)) = accepted else {
+                // Out of descriptors: as when agents connect.
+                tokio::time::sleep(BREATH).await;
+                continue;
+            };
             let Ok(text) = serde_json::to_vec(&self.status()) else { continue };
             // Who asks and does not read has itself to blame.
             let patience = std::time::Duration::from_secs(5);

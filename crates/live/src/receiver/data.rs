@@ -10,14 +10,17 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use std::sync::Arc;
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 /// Batches of one connection that are worked on at a time.
 const PIPELINE: usize = 4;
 
-/// Writes what arrives until the connection or the session ends. What was begun is finished.
+/// Writes what arrives until the connection or the session ends. What was begun is finished, before
+/// another connection may have the seat.
 pub(super) async fn run(
     session: &Arc<Session>,
+    _seat: OwnedMutexGuard<()>,
     mut reader: FrameReader<ReadHalf<TlsStream>>,
     mut writer: FrameWriter<WriteHalf<TlsStream>>,
 ) -> Result<()> {
@@ -34,14 +37,26 @@ pub(super) async fn run(
     }
     if session.cancel.is_cancelled() {
         // The agent may hear of the end here first, and has to hear why.
-        let failed = Control::Failed(Failed::of(&session.reason()));
-        if writer.send(kind::CONTROL, &[&frame::encode(&failed)?]).await.is_ok()
-            && writer.flush().await.is_ok()
-        {
-            session::linger(&mut reader).await;
-        }
+        refuse(reader, writer, session.reason()).await;
     }
     outcome
+}
+
+/// Says `error`, gives it back, and has nothing more to do with the peer.
+pub(super) async fn refuse(
+    mut reader: FrameReader<ReadHalf<TlsStream>>,
+    mut writer: FrameWriter<WriteHalf<TlsStream>>,
+    error: Error,
+) -> Error {
+    let told = async {
+        let failed = Control::Failed(Failed::of(&error));
+        writer.send(kind::CONTROL, &[&frame::encode(&failed)?]).await?;
+        writer.flush().await
+    };
+    if told.await.is_ok() {
+        session::linger(&mut reader).await;
+    }
+    error
 }
 
 async fn work(

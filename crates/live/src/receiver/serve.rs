@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Connections that may be strangers at a time.
 const STRANGERS: usize = 64;
 
+/// Before the next try to accept after one that failed.
+pub(super) const BREATH: Duration = Duration::from_millis(50);
+
 /// What happens at the receiver.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -126,7 +129,7 @@ impl Receiver {
                 registry,
                 memory,
                 report: Mutex::default(),
-                sessions: Sessions::default(),
+                sessions: Sessions::new(config.streams),
                 disks: tokio::sync::Mutex::default(),
             };
             kept.show_certificate(&kept.memory());
@@ -207,7 +210,7 @@ impl Receiver {
                 accepted = listener.accept() => accepted,
             }) else {
                 // Out of descriptors, or a connection that ended before it was taken.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else { continue };
@@ -268,9 +271,14 @@ impl Receiver {
             }
             Control::Attach(attach) => {
                 let session = self.session_of(&attach, peer)?;
+                let writer = FrameWriter::new(writer, CONTROL_LIMIT);
+                let seat = match session.seat(attach.stream).await {
+                    Ok(seat) => seat,
+                    Err(error) => return Err(data::refuse(reader, writer, error).await),
+                };
                 drop(permit);
                 reader.set_limit(DATA_LIMIT);
-                match data::run(&session, reader, FrameWriter::new(writer, CONTROL_LIMIT)).await {
+                match data::run(&session, seat, reader, writer).await {
                     // The control connection says the same, and better.
                     Err(error) if error.kind() == Kind::Unavailable => Ok(()),
                     outcome => outcome,

@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// The agent's key.
     peer: Fingerprint,
     disks: Mutex<Option<Disks>>,
+    /// One for each data connection, held by it.
+    seats: Vec<Arc<tokio::sync::Mutex<()>>>,
     pub(super) cancel: CancellationToken,
     /// Everything that may still write.
     pub(super) tasks: TaskTracker,
@@ -46,7 +48,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(number: u64, peer: Fingerprint) -> Result<Arc<Self>> {
+    /// Session `number` of the agent with the key `peer`, which may have `streams` data connections.
+    pub(super) fn new(number: u64, peer: Fingerprint, streams: u16) -> Result<Arc<Self>> {
         let ticket = Hidden::new(Secret::random()?.expose_text().to_string());
         let cancel = CancellationToken::new();
         Ok(Arc::new(Self {
@@ -54,6 +57,7 @@ impl Session {
             ticket,
             peer,
             disks: Mutex::default(),
+            seats: (0..streams).map(|_| Arc::default()).collect(),
             cancel,
             tasks: TaskTracker::new(),
             closed: RwLock::new(false),
@@ -65,6 +69,21 @@ impl Session {
     /// alone is not enough: who overheard it does not have the key.
     pub(super) fn is_open_to(&self, ticket: &Hidden, peer: Fingerprint) -> bool {
         self.peer == peer && self.ticket.expose() == ticket.expose()
+    }
+
+    /// The place of data connection `stream`, to be held while it works. One that is just ending is
+    /// waited for, for a moment: one that broke ends the session anyway.
+    ///
+    /// # Errors
+    /// `Unavailable` when the session has no such data connection, or has it already.
+    pub(super) async fn seat(&self, stream: u16) -> Result<OwnedMutexGuard<()>> {
+        let seat = self.seats.get(usize::from(stream)).map(Arc::clone);
+        let seat = seat.ok_or_else(|| {
+            let most = self.seats.len();
+            violation(format!("there is no data connection {stream}, {most} are allowed"))
+        })?;
+        let taken = tokio::time::timeout(LINGER, seat.lock_owned()).await;
+        taken.map_err(|_| violation(format!("data connection {stream} is there already")))
     }
 
     /// Ends the session and waits until nothing of it writes any more or holds its disks.

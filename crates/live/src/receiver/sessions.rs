@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 const PREVIEWS: usize = 8;
 
 /// Who is connected for one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sessions {
     /// Counts the sessions; held while one makes room for the next.
     count: tokio::sync::Mutex<u64>,
+    /// Data connections of each.
+    streams: u16,
     /// Never held while something is waited for: every data connection of every server looks here.
     present: Mutex<Present>,
 }
@@ -27,6 +29,11 @@ struct Present {
 }
 
 impl Sessions {
+    /// None yet; each may have `streams` data connections.
+    pub(super) fn new(streams: u16) -> Self {
+        Self { count: tokio::sync::Mutex::default(), streams, present: Mutex::default() }
+    }
+
     fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +65,7 @@ impl Sessions {
             before.end().await;
         }
         *count += 1;
-        let session = Session::new(*count, peer)?;
+        let session = Session::new(*count, peer, self.streams)?;
         self.present().session = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -68,7 +75,7 @@ impl Sessions {
     /// # Errors
     /// `Internal` without random numbers.
     pub(super) fn preview(&self, peer: Fingerprint) -> Result<Arc<Session>> {
-        let session = Session::new(0, peer)?;
+        let session = Session::new(0, peer, self.streams)?;
         let mut present = self.present();
         let is_there = |session: &Arc<Session>| !session.cancel.is_cancelled();
         present.previews.retain(|preview| preview.upgrade().is_some_and(|it| is_there(&it)));
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_oldest_preflight_makes_room() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(3);
         let all: Vec<_> =
             (0..=PREVIEWS).map(|_| sessions.preview(peer()).expect("begun")).collect();
         let ended: Vec<_> = all.iter().map(|session| session.cancel.is_cancelled()).collect();
@@ -128,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_at_a_time_waits_for_its_turn() {
-        let sessions = Arc::new(Sessions::default());
+        let sessions = Arc::new(Sessions::new(3));
         let first = sessions.take_over(peer()).await.expect("begun");
         let writes = first.tasks.token();
         let wait = || {

@@ -1,6 +1,6 @@
 //! Agents that take more than is theirs: connections, time, and disks that are complete.
 
-use crate::rogue::{Line, attach, batch, disks, introduced, opened, welcome, zeros};
+use crate::rogue::{Line, attach, batch, disks, introduced, knock, opened, welcome, zeros};
 use crate::scene::{MIB, Scene, noise};
 use crate::target::Platter;
 use carreto_live::certificate::{Audits, Certificate, Disk, Mode, Role, Root, Statement};
@@ -149,4 +149,27 @@ async fn a_server_that_is_being_opened_keeps_nobody_else_out() {
     drop(guard);
     let answer = answer(&mut first).await;
     assert!(matches!(answer, Control::Opened { .. }), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_as_many_data_connections_as_it_was_given() {
+    let scene = Scene::small().await;
+    let (mut control, welcome) = welcome(&scene).await;
+    assert_eq!(welcome.streams, 3);
+    let mut lines = Vec::new();
+    for stream in 0..3 {
+        let mut line = knock(&scene, &welcome, stream).await;
+        assert!(matches!(line.hear().await, Control::Attached));
+        lines.push(line);
+    }
+    for (stream, complaint) in [(3, "3 are allowed"), (u16::MAX, "3 are allowed"), (1, "already")] {
+        let heard = knock(&scene, &welcome, stream).await.complaint().await;
+        assert!(heard.contains(complaint), "{complaint}: {heard}");
+    }
+    // One that ends makes room, and comes back while it is still ending.
+    let mut again = knock(&scene, &welcome, 1).await;
+    lines[1].writer.end().await.unwrap();
+    assert!(matches!(again.hear().await, Control::Attached));
+    control.say(&Control::Ping).await;
+    assert!(matches!(control.hear().await, Control::Ping), "the session goes on");
 }
