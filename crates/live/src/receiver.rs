@@ -22,6 +22,7 @@ mod registry;
 mod serve;
 mod session;
 mod sessions;
+mod shelf;
 
 pub use config::{ReceiverConfig, ServerConfig, TargetConfig};
 pub use control::{FleetEntry, FleetStatus, fleet_status};

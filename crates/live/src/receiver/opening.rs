@@ -6,58 +6,49 @@ use super::disk::{Disk, HEAD_GRANULES, Parts, Targets};
 use super::head::Head;
 use super::journal::{Journal, JournalHeader};
 use super::registry::{KnownDisk, Memory, Registry};
+use super::shelf::Open;
 use crate::ledger::Ledger;
 use crate::wire::{Knowledge, SourceDisk};
 use carreto_block::ByteRange;
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::sync::{Arc, PoisonError};
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of a disk, at most: what is kept in memory grows with it, whatever an agent says.
 const MOST_BYTES: u64 = 1 << 50;
 
-/// The targets of `disks`, in their order. What was opened before must fit what is opened now.
+/// The targets of the disks `planned`, in their order.
+///
+/// Not cancel safe: a target that is dropped may stay open for a while. `stop` ends the reading of
+/// targets.
 ///
 /// # Errors
-/// `Usage` for a disk that no target is configured for; `SourceChanged` when a disk is not the one
-/// that was opened before; what opening meets.
+/// `Unavailable` when it was stopped; what opening meets.
 pub(super) async fn open(
     targets: &dyn Targets,
     registry: &Registry,
-    memory: &mut Memory,
-    config: &ServerConfig,
-    disks: &[SourceDisk],
-) -> Result<Vec<Arc<Disk>>> {
-    let planned = plan(config, disks)?;
-    if !memory.disks.is_empty() && memory.disks != planned {
-        return Err(changed(&memory.disks, &planned));
-    }
+    migration: &str,
+    planned: &[KnownDisk],
+    stop: &CancellationToken,
+) -> Result<Open> {
     let mut open = Vec::with_capacity(planned.len());
-    for (number, known) in (0u16..).zip(&planned) {
-        let disk = open_one(targets, registry, &memory.migration, number, known).await;
+    for (number, known) in (0u16..).zip(planned) {
+        let disk = open_one(targets, registry, migration, number, known, stop).await;
         open.push(disk.map_err(|error| error.or_path(&known.target))?);
     }
-    // Not before: targets that do not fit may be exchanged for others.
-    if memory.disks.is_empty() {
-        memory.disks = planned;
-        registry.save(memory)?;
-    }
     Ok(open)
+}
+
+/// Whether nothing written to the disks was lost.
+pub(super) fn is_usable(open: &[Arc<Disk>]) -> bool {
+    !open.iter().any(|disk| disk.is_lost())
 }
 
 /// The same disks again, for a new session of the same process.
 ///
 /// # Errors
-/// As [`open`].
-pub(super) async fn reuse(
-    memory: &Memory,
-    config: &ServerConfig,
-    disks: &[SourceDisk],
-    open: &[Arc<Disk>],
-) -> Result<()> {
-    let planned = plan(config, disks)?;
-    if memory.disks != planned {
-        return Err(changed(&memory.disks, &planned));
-    }
+/// What writing meets.
+pub(super) async fn reuse(open: &[Arc<Disk>]) -> Result<()> {
     for disk in open {
         hide(disk).await?;
         *disk.knowledge.lock().unwrap_or_else(PoisonError::into_inner) = Knowledge::Kept;
@@ -65,7 +56,33 @@ pub(super) async fn reuse(
     Ok(())
 }
 
-fn plan(config: &ServerConfig, disks: &[SourceDisk]) -> Result<Vec<KnownDisk>> {
+/// Which target each of `disks` has. What was opened before must fit what is opened now.
+///
+/// # Errors
+/// `Usage` for a disk that no target is configured for; `SourceChanged` when a disk is not the one
+/// that was opened before.
+pub(super) fn plan(
+    memory: &Memory,
+    config: &ServerConfig,
+    disks: &[SourceDisk],
+) -> Result<Vec<KnownDisk>> {
+    let planned = assign(config, disks)?;
+    agree(&memory.disks, &planned)?;
+    Ok(planned)
+}
+
+/// Whether `planned` are the disks that were opened `before`, if some were.
+///
+/// # Errors
+/// `SourceChanged` when they are not.
+pub(super) fn agree(before: &[KnownDisk], planned: &[KnownDisk]) -> Result<()> {
+    if before.is_empty() || before == planned {
+        return Ok(());
+    }
+    Err(changed(before, planned))
+}
+
+fn assign(config: &ServerConfig, disks: &[SourceDisk]) -> Result<Vec<KnownDisk>> {
     let mut left: Vec<_> = config.disks.iter().collect();
     let mut planned = Vec::with_capacity(disks.len());
     for disk in disks {
@@ -118,6 +135,7 @@ async fn open_one(
     migration: &str,
     number: u16,
     known: &KnownDisk,
+    stop: &CancellationToken,
 ) -> Result<Arc<Disk>> {
     let opened = targets.open(&known.target, known.size).await?;
     let path = registry.file(&format!("{number}.ledger"));
@@ -147,14 +165,21 @@ async fn open_one(
         journal,
         knowledge,
     }));
-    prepare(&disk, knowledge, &header).await.wrap_err(|| "look at what the target holds".into())?;
+    let prepared = prepare(&disk, knowledge, &header, stop).await;
+    prepared.wrap_err(|| "look at what the target holds".into())?;
     Ok(disk)
 }
 
-async fn prepare(disk: &Arc<Disk>, knowledge: Knowledge, header: &JournalHeader) -> Result<()> {
+async fn prepare(
+    disk: &Arc<Disk>,
+    knowledge: Knowledge,
+    header: &JournalHeader,
+    stop: &CancellationToken,
+) -> Result<()> {
     hide(disk).await?;
     if knowledge == Knowledge::Reread {
-        check::learn(disk).await?;
+        let learned = stop.run_until_cancelled(check::learn(disk)).await;
+        learned.ok_or_else(|| Error::new(Kind::Unavailable, "the receiver ends"))??;
         disk.forget(0, HEAD_GRANULES.min(crate::granule::granules_in(disk.size())))?;
         disk.book().journal.entitle(header)?;
     }

@@ -3,9 +3,10 @@
 use super::config::{ReceiverConfig, ServerConfig};
 use super::disk::{Disk, Targets};
 use super::opening;
-use super::registry::{Memory, Registry};
+use super::registry::{KnownDisk, Memory, Registry};
 use super::session::{self, Line, Session};
 use super::sessions::Sessions;
+use super::shelf::{Open, Shelf};
 use super::{data, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
 use crate::state::Report;
@@ -100,8 +101,7 @@ pub(super) struct Server {
     memory: Mutex<Memory>,
     report: Mutex<Option<Report>>,
     pub(super) sessions: Sessions,
-    /// Once opened, for the life of the process. Held for hours while a target is read again.
-    disks: tokio::sync::Mutex<Option<Vec<Arc<Disk>>>>,
+    shelf: Shelf,
 }
 
 impl Receiver {
@@ -130,7 +130,7 @@ impl Receiver {
                 memory,
                 report: Mutex::default(),
                 sessions: Sessions::new(config.streams),
-                disks: tokio::sync::Mutex::default(),
+                shelf: Shelf::default(),
             };
             kept.show_certificate(&kept.memory());
             servers.insert(server.name.clone(), Arc::new(kept));
@@ -230,6 +230,7 @@ impl Receiver {
         tasks.wait().await;
         for server in self.servers.values() {
             server.sessions.end().await;
+            server.shelf.end().await;
         }
         Ok(())
     }
@@ -378,30 +379,45 @@ impl Server {
     }
 
     /// The server's disks, opened once for the life of the process.
+    ///
+    /// Cancel safe: the work goes on, and the next call waits for it.
     pub(super) async fn open(
-        &self,
+        self: &Arc<Self>,
         receiver: &Receiver,
         disks: &[SourceDisk],
     ) -> Result<Vec<Arc<Disk>>> {
-        let mut opened = self.disks.lock().await;
-        let mut memory = self.memory().clone();
+        let memory = self.memory().clone();
         if memory.committed.is_some() {
             return Err(Error::new(Kind::SourceChanged, "the migration is committed already")
                 .remedied_by("start the target, or move the server's folder away to begin anew"));
         }
-        let is_usable = |open: &Vec<Arc<Disk>>| {
-            let same = open.iter().zip(disks).all(|(open, disk)| open.size() == disk.size);
-            same && open.len() == disks.len() && !open.iter().any(|disk| disk.is_lost())
+        let planned = opening::plan(&memory, &self.config, disks)?;
+        let (server, targets) = (Arc::clone(self), Arc::clone(&receiver.targets));
+        let wanted = planned.clone();
+        let begin = move |before: Option<Open>, stop: CancellationToken| async move {
+            // Others may have been opened while these waited.
+            opening::agree(&server.memory().disks, &wanted)?;
+            if let Some(open) = before.filter(|open| opening::is_usable(open)) {
+                opening::reuse(&open).await?;
+                return Ok(open);
+            }
+            let (migration, registry) = (&memory.migration, &server.registry);
+            let open = opening::open(targets.as_ref(), registry, migration, &wanted, &stop).await?;
+            // Not before: targets that do not fit may be exchanged for others.
+            server.remember_disks(wanted)?;
+            Ok(open)
         };
-        if let Some(open) = opened.take().filter(is_usable) {
-            opening::reuse(&memory, &self.config, disks, &open).await?;
-            *opened = Some(open.clone());
-            return Ok(open);
+        self.shelf.open(planned, begin).await
+    }
+
+    fn remember_disks(&self, disks: Vec<KnownDisk>) -> Result<()> {
+        let mut memory = self.memory();
+        if memory.disks.is_empty() {
+            let mut known = memory.clone();
+            known.disks = disks;
+            self.registry.save(&known)?;
+            *memory = known;
         }
-        let targets = receiver.targets.as_ref();
-        let open = opening::open(targets, &self.registry, &mut memory, &self.config, disks).await?;
-        self.memory().disks = memory.disks;
-        *opened = Some(open.clone());
-        Ok(open)
+        Ok(())
     }
 }

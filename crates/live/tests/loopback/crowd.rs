@@ -5,7 +5,7 @@ use crate::scene::{MIB, Scene, noise};
 use crate::target::Platter;
 use carreto_live::certificate::{Audits, Certificate, Disk, Mode, Role, Root, Statement};
 use carreto_live::trust::{Hidden, Identity, JoinToken};
-use carreto_live::wire::{Attach, Control, Welcome, kind};
+use carreto_live::wire::{Attach, Control, Knowledge, SourceDisk, Welcome, kind};
 use std::sync::atomic::Ordering;
 
 /// The claim, signed by the agent's key, that every disk of the scene is zero.
@@ -172,4 +172,55 @@ async fn a_session_has_as_many_data_connections_as_it_was_given() {
     assert!(matches!(again.hear().await, Control::Attached));
     control.say(&Control::Ping).await;
     assert!(matches!(control.hear().await, Control::Ping), "the session goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_opened_when_a_connection_breaks_is_taken_up_by_the_next() {
+    let mut scene = Scene::small().await;
+    drop(opened(&scene).await);
+    restart(&mut scene).await;
+    scene.targets.opens.store(0, Ordering::Release);
+    let guard = scene.platter(1).hold_reads();
+    for _ in 0..3 {
+        // The connection breaks, and what it asked for goes on.
+        drop(rereading(&scene).await);
+    }
+    let (mut control, _welcome) = rereading(&scene).await;
+    drop(guard);
+    let Control::Opened { disks } = answer(&mut control).await else { panic!("not opened") };
+    assert!(disks.iter().all(|disk| disk.known == Knowledge::Reread), "{disks:?}");
+    assert_eq!(scene.targets.opens.load(Ordering::Acquire), 2, "each target once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_disks_wait_for_those_that_are_being_opened() {
+    let mut scene = Scene::small().await;
+    let guard = scene.platter(1).hold_writes();
+    // Before anything was agreed on, and broken off while the target is being written.
+    drop(rereading(&scene).await);
+    let (mut control, _welcome) = welcome(&scene).await;
+    let others = disks(&scene).into_iter().map(|disk| SourceDisk { size: disk.size - 1, ..disk });
+    control.say(&Control::Open { disks: others.collect() }).await;
+    assert!(matches!(control.hear().await, Control::Ping), "it waits");
+    drop(guard);
+    let heard = control.complaint().await;
+    assert!(heard.contains("the disk for to-vda was"), "{heard}");
+    scene.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_ends_does_not_read_its_targets_to_the_end() {
+    let mut scene = Scene::small().await;
+    drop(opened(&scene).await);
+    restart(&mut scene).await;
+    let guard = scene.platter(0).hold_reads();
+    drop(rereading(&scene).await);
+    scene.shut().await;
+    drop(guard);
+    // No target was left open, and the next one reads all of it.
+    scene.serve().await;
+    let agent = scene.start();
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
 }

@@ -93,6 +93,8 @@ pub(crate) struct FakeTargets {
     pub(crate) platters: Mutex<BTreeMap<String, Arc<Platter>>>,
     /// Counts the times that the receiver's system started.
     pub(crate) boot: AtomicU64,
+    /// Counts the targets that were opened.
+    pub(crate) opens: AtomicU64,
     pub(crate) refusal: Mutex<Option<(Kind, &'static str)>>,
 }
 
@@ -120,6 +122,7 @@ impl Targets for FakeTargets {
         if platter.is_open.swap(true, Ordering::AcqRel) {
             return Err(Error::new(Kind::Locked, format!("{target} is open already")));
         }
+        self.opens.fetch_add(1, Ordering::AcqRel);
         Ok(OpenedTarget {
             target: Arc::new(Handle { platter, size }),
             identity: format!("platter {target}"),
