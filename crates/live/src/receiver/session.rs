@@ -227,7 +227,6 @@ async fn begin(
     let session =
         if hello.preflight { sessions.preview(peer)? } else { sessions.take_over(peer).await? };
     receiver.tell(&ReceiverEvent::Connected { server: &hello.server, host: &hello.host, peer });
-    line.say(&Control::Welcome(welcome(receiver, &server, &session).await)).await?;
     let worked = Conversation {
         receiver,
         server: &server,
@@ -286,6 +285,8 @@ struct Conversation<'a> {
 
 impl Conversation<'_> {
     async fn run(mut self) -> Result<()> {
+        let welcome = welcome(self.receiver, self.server, self.session).await;
+        self.line.say(&Control::Welcome(welcome)).await?;
         while let Some(message) = self.line.hear().await? {
             self.answer(message).await?;
         }
