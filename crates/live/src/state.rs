@@ -166,6 +166,9 @@ pub struct Totals {
     pub rescans: u64,
     /// Connections made anew after the first.
     pub reconnects: u64,
+    /// Cutovers that were given up.
+    #[serde(default)]
+    pub failed_cutovers: u64,
 }
 
 /// One disk.
@@ -221,5 +224,14 @@ mod tests {
         }
         let name = serde_json::to_string(&State::NotConverging).expect("a name");
         assert_eq!(name, "\"NOT_CONVERGING\"");
+    }
+
+    #[test]
+    fn totals_of_before_are_read() {
+        let totals = Totals { reconnects: 3, failed_cutovers: 2, ..Totals::default() };
+        let mut document = serde_json::to_value(totals).expect("a document");
+        document.as_object_mut().expect("an object").remove("failed_cutovers");
+        let read: Totals = serde_json::from_value(document).expect("still good");
+        assert_eq!(read, Totals { reconnects: 3, ..Totals::default() });
     }
 }

@@ -237,6 +237,7 @@ impl Engine {
         if wishes.abort && wishes.cutover.is_some() {
             self.board.note("the cutover that was asked for is given up");
             self.orders.change(|wishes| (wishes.cutover, wishes.abort) = (None, false));
+            self.sender.meter.counts().failed_cutovers += 1;
         } else if wishes.abort {
             return Some(Outcome::Cancelled);
         }
@@ -388,6 +389,8 @@ impl Engine {
             Err(error) => {
                 self.failed_cutovers += 1;
                 self.board.explain(Some(&error));
+                // Whoever waits for the end sees the reason with the count.
+                self.sender.meter.counts().failed_cutovers += 1;
                 self.board.enter(State::RolledBack);
                 self.save();
                 let is_last =

@@ -71,6 +71,23 @@ async fn an_abort_of_a_cutover_thaws_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_that_is_given_up_before_it_begins_is_counted() {
+    let mut scene = Scene::small().await;
+    let agent = scene.start();
+    scene.following().await;
+    scene.shut().await;
+    scene.until("stalled", |report| report.state == State::Stalled).await;
+    scene.cut_over(false).await;
+    scene.order(Order::Abort).await;
+    scene.until_told("the cutover that was asked for is given up").await;
+    scene.until("counted", |report| report.totals.failed_cutovers == 1).await;
+    scene.serve().await;
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_before_the_freeze_gives_the_cutover_up() {
     let scene = Scene::small().await;
     let platter = scene.platter(0);
@@ -101,7 +118,8 @@ async fn a_hook_that_fails_gives_the_cutover_up() {
     scene.following().await;
     scene.cut_over(false).await;
     scene.until_told("RolledBack").await;
-    scene.following().await;
+    let report = scene.following().await;
+    assert_eq!(report.totals.failed_cutovers, 1);
     assert_eq!(scene.machine.freeze_count(), 0);
     assert_eq!(std::fs::read_to_string(&after).unwrap_or_default(), "x\n");
     std::fs::write(flag, "").unwrap();

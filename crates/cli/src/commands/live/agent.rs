@@ -100,29 +100,71 @@ async fn order(file: &AgentFile, order: Order, output: Output) -> Result<()> {
     show::report(&ask(&folder(&config)?, order).await?, output)
 }
 
-/// Orders a cutover and waits until it is committed or given up.
+/// Orders a cutover and waits until it is committed or given up, or the agent has ended.
 async fn cutover(file: &AgentFile, strict: bool, output: Output) -> Result<()> {
     let config = AgentConfig::load(&file.file)?;
     let folder = folder(&config)?;
-    let ordered = ask(&folder, Order::Cutover { strict }).await?;
-    // Of an earlier cutover, until the agent has moved on.
-    let mut is_old = ordered.state == State::RolledBack;
-    let mut begun = false;
+    let mut watch = Watch::new(&ask(&folder, Order::Status).await?);
+    ask(&folder, Order::Cutover { strict }).await?;
+    let mut unanswered = None;
     loop {
         tokio::time::sleep(LOOK).await;
-        let report = ask(&folder, Order::Status).await?;
-        begun |= report.state.is_cutover();
-        is_old &= report.state == State::RolledBack;
-        let is_over = match report.state {
-            State::Committed | State::Failed | State::Cancelled => true,
-            State::RolledBack => !is_old,
-            state => begun && !state.is_cutover(),
+        let report = match (ask(&folder, Order::Status).await, unanswered.take()) {
+            (Ok(report), _) => report,
+            // An agent that ends may hang up; what it left behind says how it went.
+            (Err(error), None) => {
+                unanswered = Some(error);
+                continue;
+            }
+            (Err(_), Some(error)) => return Err(error),
         };
-        if is_over {
+        if let Some(end) = watch.look(&report) {
             show::report(&report, output)?;
-            return ended(&report);
+            return match end {
+                End::Agreed => ended(&report),
+                End::Alone => Err(agent_ended()),
+            };
         }
     }
+}
+
+/// How the wait for a cutover ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was committed or given up.
+    Agreed,
+    /// The agent that was asked for it is gone.
+    Alone,
+}
+
+/// Tells the end of a cutover from its reports. One that is given up at once is in no state that
+/// could be seen, so those that were given up are counted.
+struct Watch {
+    given_up: u64,
+    running_seconds: f64,
+}
+
+impl Watch {
+    /// `before` is how things stood before the cutover was ordered.
+    fn new(before: &Report) -> Self {
+        Self { given_up: before.totals.failed_cutovers, running_seconds: before.running_seconds }
+    }
+
+    fn look(&mut self, report: &Report) -> Option<End> {
+        let before = std::mem::replace(&mut self.running_seconds, report.running_seconds);
+        let is_over = matches!(report.state, State::Committed | State::Failed | State::Cancelled);
+        if is_over || report.totals.failed_cutovers > self.given_up {
+            return Some(End::Agreed);
+        }
+        // Time stands still in the report that an agent left, and starts anew with the next agent,
+        // which knows nothing of the order.
+        (report.running_seconds <= before).then_some(End::Alone)
+    }
+}
+
+fn agent_ended() -> Error {
+    Error::new(Kind::Unavailable, "the agent ended before the cutover did")
+        .remedied_by("start it with `carreto agent run`, and order the cutover again")
 }
 
 fn ended(report: &Report) -> Result<()> {
@@ -172,5 +214,56 @@ impl AgentObserver for Tell {
 
     fn note(&self, text: &str) {
         self.say(format!("note: {text}"), &json!({"type": "note", "text": text}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: &str, running_seconds: f64, failed_cutovers: u64) -> Report {
+        let totals = json!({
+            "read_bytes": 0, "data_bytes": 0, "wire_bytes": 0, "zero_bytes": 0,
+            "reference_bytes": 0, "unchanged_bytes": 0, "resent_granules": 0,
+            "missed_granules": 0, "epochs": 0, "suspect_epochs": 0, "rescans": 0,
+            "reconnects": 0, "failed_cutovers": failed_cutovers
+        });
+        let report = json!({
+            "schema_version": 1, "server": "web1", "migration": "m", "state": state,
+            "next_action": "", "running_seconds": running_seconds, "backlog_bytes": 0,
+            "lag_seconds": 0.0, "rate": 0.0, "change_rate": 0.0, "eta_seconds": null,
+            "predicted_pause_seconds": null, "totals": totals, "disks": []
+        });
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn a_cutover_that_nobody_saw_begin_is_over_when_it_is_given_up() {
+        let mut watch = Watch::new(&report("ROLLED_BACK", 10.0, 4));
+        assert_eq!(watch.look(&report("ROLLED_BACK", 10.3, 4)), None);
+        assert_eq!(watch.look(&report("CONTINUOUS", 10.6, 4)), None);
+        assert_eq!(watch.look(&report("CONTINUOUS", 10.9, 5)), Some(End::Agreed));
+    }
+
+    #[test]
+    fn a_cutover_is_waited_for_until_it_is_committed() {
+        let mut watch = Watch::new(&report("READY", 10.0, 0));
+        for (state, seconds) in [("QUIESCING", 10.3), ("FINAL_SYNC", 10.6), ("STALLED", 10.9)] {
+            assert_eq!(watch.look(&report(state, seconds, 0)), None, "{state}");
+        }
+        // The report that the agent left, whenever it was made.
+        assert_eq!(watch.look(&report("COMMITTED", 10.8, 0)), Some(End::Agreed));
+    }
+
+    #[test]
+    fn an_agent_that_is_gone_is_not_waited_for() {
+        let mut watch = Watch::new(&report("READY", 10.0, 0));
+        assert_eq!(watch.look(&report("QUIESCING", 10.3, 0)), None);
+        // Killed: the report that it left does not age.
+        assert_eq!(watch.look(&report("QUIESCING", 12.0, 0)), None);
+        assert_eq!(watch.look(&report("QUIESCING", 12.0, 0)), Some(End::Alone));
+        // Started anew.
+        let mut watch = Watch::new(&report("READY", 10.0, 0));
+        assert_eq!(watch.look(&report("REGISTERED", 0.2, 0)), Some(End::Alone));
     }
 }
