@@ -50,17 +50,28 @@ pub(crate) fn nobody_reads(error: &Error) -> bool {
 
 /// Prints a line for people on stderr.
 pub(crate) fn tell(line: &str) {
-    say(&escape(line));
+    say(&text_line(line));
 }
 
 /// Prints a document on one line of stderr.
 pub(crate) fn tell_json(document: &impl Serialize) {
-    if let Ok(json) = serde_json::to_string(document) {
-        say(&escape_json(&json));
+    if let Some(line) = json_line(document) {
+        say(&line);
     }
 }
 
-fn say(line: &str) {
+/// A line for people, safe to show.
+pub(crate) fn text_line(text: &str) -> String {
+    escape(text)
+}
+
+/// A document on one line, safe to show.
+pub(crate) fn json_line(document: &impl Serialize) -> Option<String> {
+    serde_json::to_string(document).ok().map(|json| escape_json(&json))
+}
+
+/// Prints a line of [`text_line`] or [`json_line`] on stderr.
+pub(crate) fn say(line: &str) {
     let _nobody_listens = writeln!(std::io::stderr().lock(), "{line}");
 }
 

@@ -181,6 +181,7 @@ fn ended(report: &Report) -> Result<()> {
 /// not, and the agent must not wait for that.
 #[derive(Debug)]
 struct Tell {
+    /// Lines that are safe to show.
     lines: SyncSender<String>,
     output: Output,
 }
@@ -190,30 +191,30 @@ impl Tell {
         let (lines, waiting) = sync_channel::<String>(WAITING);
         std::thread::spawn(move || {
             for line in waiting {
-                console::tell(&line);
+                console::say(&line);
             }
         });
         Self { lines, output }
     }
 
-    fn say(&self, text: String, document: &serde_json::Value) {
+    fn say(&self, text: &str, document: &serde_json::Value) {
         let line = match self.output {
-            Output::Text => text,
-            Output::Json => document.to_string(),
+            Output::Text => Some(console::text_line(text)),
+            Output::Json => console::json_line(document),
         };
         // A line that nobody takes is lost; the status has everything that matters.
-        let _ = self.lines.try_send(line);
+        let _ = line.map(|line| self.lines.try_send(line));
     }
 }
 
 impl AgentObserver for Tell {
     fn changed(&self, report: &Report) {
         let document = json!({"type": "state", "state": report.state, "report": report});
-        self.say(show::line(report), &document);
+        self.say(&show::line(report), &document);
     }
 
     fn note(&self, text: &str) {
-        self.say(format!("note: {text}"), &json!({"type": "note", "text": text}));
+        self.say(&format!("note: {text}"), &json!({"type": "note", "text": text}));
     }
 }
 
@@ -235,6 +236,22 @@ mod tests {
             "predicted_pause_seconds": null, "totals": totals, "disks": []
         });
         serde_json::from_value(report).unwrap()
+    }
+
+    fn told(output: Output, text: &str) -> String {
+        let (lines, told) = sync_channel(WAITING);
+        Tell { lines, output }.note(text);
+        told.recv().unwrap()
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_told_as_valid_json() {
+        let text = "disk \u{7f}\u{9b}2J \u{202e}\n";
+        let line = told(Output::Json, text);
+        let document: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(document, json!({"type": "note", "text": text}));
+        assert!(line.is_ascii() && !line.contains('\u{7f}'), "{line}");
+        assert!(told(Output::Text, text).ends_with("disk \\u{7f}\\u{9b}2J \\u{202e}\\n"));
     }
 
     #[test]

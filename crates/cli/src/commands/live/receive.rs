@@ -55,7 +55,7 @@ async fn end_when_committed(receiver: Arc<Receiver>, stop: CancellationToken) {
 fn line(output: Output, text: &str, document: &serde_json::Value) -> Result<()> {
     match output {
         Output::Text => console::print(text),
-        Output::Json => console::print(&document.to_string()),
+        Output::Json => console::print_text(&console::json_line(document).unwrap_or_default()),
     }
 }
 
