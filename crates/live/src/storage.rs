@@ -2,6 +2,7 @@
 
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,6 +14,39 @@ use std::path::Path;
 /// `NotFound`, `Denied`, `Io`.
 pub(crate) fn read_config(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| fail("read the configuration", path, error))
+}
+
+/// Understands `text`.
+///
+/// # Errors
+/// `Usage` naming line, column and field, and never quoting `text`: it may hold a token or a
+/// password.
+pub(crate) fn parse_config<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|mut error: toml::de::Error| {
+        let place = error.span().map_or_else(String::new, |span| place(text, span.start));
+        // With its input it would quote the line; without it, it names the field.
+        error.set_input(None);
+        let what = error.to_string();
+        let what = what.trim_end().replace('\n', " ");
+        Error::new(Kind::Usage, format!("the configuration is wrong{place}: {}", unquoted(&what)))
+    })
+}
+
+/// `message` without a value of a wrong type: `invalid type: string "…", expected u16`.
+fn unquoted(message: &str) -> String {
+    let parts = message.split_once("string \"").zip(message.rsplit_once("\", expected"));
+    match parts {
+        Some(((before, _), (_, after))) => format!("{before}string, expected{after}"),
+        None => message.to_owned(),
+    }
+}
+
+/// Line and column of the byte `at` of `text`, both from 1.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(" in line {line}, column {column}")
 }
 
 /// Takes the lock at `path` for as long as the file stays open.
@@ -66,6 +100,39 @@ mod tests {
         assert!(error.to_string().contains("somebody has it"), "{error}");
         drop(held);
         lock(&path, "somebody has it").expect("free again");
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        _secret: Option<String>,
+        _number: Option<u16>,
+        _list: Option<Vec<String>>,
+    }
+
+    #[test]
+    fn what_a_configuration_holds_is_not_quoted() {
+        for (text, words) in [
+            ("_secret = hush.hush", "in line 1, column 11"),
+            ("_number = 1\n_secret = \"hush:hush@\n", "in line 2, column "),
+            ("# é\n\n_secret = 'hush\n_number = 1", "in line 3, column "),
+            ("_secret = \"\"\"hush\nhush", "in line 2, column 5"),
+            ("_secret = 'hush' hush", "in line 1, column 18"),
+            ("_secret = \"hush \\h hush\"", "in line 1, column "),
+            ("hush hush", "in line 1, column "),
+            ("_secret = 'hush'\n_secret = 'hush'", "in line 2, column 1"),
+            ("_list = 'a\"hush'", "string, expected a sequence in `_list`"),
+            ("_number = 'hush\", expected'", "string, expected u16"),
+            ("_number = 'hush'", "string, expected u16 in `_number`"),
+            ("_secret = ['hush']", "in `_secret`"),
+            ("_scret = 'hush'", "unknown field `_scret`"),
+        ] {
+            let error = parse_config::<Config>(text).expect_err(text);
+            assert_eq!(error.kind(), Kind::Usage);
+            let shown = carreto_error::chain_text(&error);
+            assert!(shown.contains(words), "{words:?}: {shown}");
+            assert!(!shown.contains("hush"), "{text:?}: {shown}");
+        }
     }
 
     #[test]

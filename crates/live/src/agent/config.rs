@@ -2,7 +2,7 @@
 
 use crate::pace::Schedule;
 use crate::price::Prices;
-use crate::storage::read_config;
+use crate::storage::{parse_config, read_config};
 use crate::track::{TrackerChoice, TrackerKind};
 use crate::trust::{Hidden, JoinToken, Proxy};
 use carreto_error::{Error, Kind, Result};
@@ -157,8 +157,7 @@ impl AgentConfig {
     /// # Errors
     /// `Usage` naming the line or field.
     pub fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text)
-            .map_err(|error| usage(format!("the configuration is wrong: {error}")))?;
+        let config: Self = parse_config(text).map_err(example)?;
         config.check()?;
         Ok(config)
     }
@@ -226,7 +225,11 @@ impl AgentConfig {
 }
 
 fn usage(text: String) -> Error {
-    Error::new(Kind::Usage, text).remedied_by("see `carreto agent --help` for an example")
+    example(Error::new(Kind::Usage, text))
+}
+
+fn example(error: Error) -> Error {
+    error.remedied_by("see `carreto agent run --help` for an example")
 }
 
 #[cfg(test)]
@@ -258,6 +261,21 @@ mod tests {
             let error = AgentConfig::parse(text).expect_err(word);
             assert_eq!(error.kind(), Kind::Usage);
             assert!(error.detail().contains(word), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_is_not_quoted() {
+        for (text, place) in [
+            ("disks = []\ntoken = carreto1.secret", "line 2, "),
+            ("token = 'x'\n\nproxy = \"socks5://user:secret@", "line 3, "),
+            ("token = 'x'\nproxy = 'ftp://user:secret@host'", "line 2, "),
+            ("token = 'x'\nproxy = 'http://user:secret@host/path'", "line 2, "),
+            ("token = ['carreto1.secret']", "line 1, "),
+        ] {
+            let error = AgentConfig::parse(text).expect_err(text);
+            let shown = carreto_error::chain_text(&error);
+            assert!(shown.contains(place) && !shown.contains("secret"), "{text}: {shown}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `receive.toml`: where to listen, and which server's disks go where.
 
-use crate::storage::read_config;
+use crate::storage::{parse_config, read_config};
 use carreto_error::{Error, Kind, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -82,8 +82,7 @@ impl ReceiverConfig {
     /// # Errors
     /// `Usage` naming the line or field.
     pub fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text)
-            .map_err(|error| usage(format!("the configuration is wrong: {error}")))?;
+        let config: Self = parse_config(text).map_err(example)?;
         config.check()?;
         Ok(config)
     }
@@ -120,7 +119,11 @@ impl ReceiverConfig {
 }
 
 fn usage(text: impl Into<String>) -> Error {
-    Error::new(Kind::Usage, text.into()).remedied_by("see `carreto receive --help` for an example")
+    example(Error::new(Kind::Usage, text.into()))
+}
+
+fn example(error: Error) -> Error {
+    error.remedied_by("see `carreto receive --help` for an example")
 }
 
 #[cfg(test)]
@@ -156,5 +159,9 @@ mod tests {
             assert_eq!(error.kind(), Kind::Usage);
             assert!(error.detail().contains(word), "{word}: {error}");
         }
+        // A target may be an export with a password.
+        let broken = GOOD.replace("'/dev/vdb'", "nbd://user:secret@host/x");
+        let error = carreto_error::chain_text(&ReceiverConfig::parse(&broken).expect_err("broken"));
+        assert!(error.contains("line 6, ") && !error.contains("secret"), "{error}");
     }
 }
