@@ -9,8 +9,10 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Bytes of a command's output that are kept; what comes after is read and dropped.
+/// Bytes of a command's output that are kept, the last ones.
 const MAX_OUTPUT: usize = 64 << 10;
+/// Characters of it, the last ones, that an error shows: it travels to the receiver.
+const MAX_SHOWN: usize = 300;
 /// Between two looks at a command that says nothing.
 const TICK: Duration = Duration::from_millis(20);
 /// Between asking a command to end and ending it.
@@ -23,7 +25,7 @@ pub struct HookOutcome {
     pub command: String,
     /// How long it took.
     pub duration: Duration,
-    /// What it wrote to both outputs, at most 64 KiB.
+    /// What it wrote to both outputs, the last 64 KiB at most.
     pub output: String,
     /// Whether it wrote more.
     pub truncated: bool,
@@ -34,14 +36,17 @@ pub struct HookOutcome {
 ///
 /// # Errors
 /// `Timeout` when a command did not end in time, with its whole process group killed; `Io` when
-/// one failed, with its output. The commands after it are not run.
+/// one failed. They name the command by its number in `commands`, from 1, since its text may hold
+/// a password, and show the end of its output. The commands after it are not run.
 pub fn run_hooks(stage: &str, commands: &[String], limit: Duration) -> Result<Vec<HookOutcome>> {
-    commands.iter().map(|command| run(stage, command, limit)).collect()
+    (1..).zip(commands).map(|(number, command)| run((stage, number), command, limit)).collect()
 }
 
-fn run(stage: &str, command: &str, limit: Duration) -> Result<HookOutcome> {
+/// Runs the command with this number of this stage.
+fn run((stage, number): (&str, usize), command: &str, limit: Duration) -> Result<HookOutcome> {
     let begun = Instant::now();
-    let fail = |error| Error::io(IoSide::State, "run a hook", command, error);
+    let name = format!("{stage} hook {number}");
+    let fail = |error| Error::io(IoSide::State, "run a command", name.clone(), error);
     let (reader, child) = start(stage, command).map_err(fail)?;
     let mut hook = Hook { child, reader, output: Vec::new(), truncated: false, closed: false };
     let status = hook.wait(begun.checked_add(limit)).map_err(fail)?;
@@ -60,8 +65,7 @@ fn run(stage: &str, command: &str, limit: Duration) -> Result<HookOutcome> {
         }
     };
     let remedy = "run the command by hand to see why, correct the configuration and try again";
-    let operation = format!("run the hook `{command}` at the stage {stage}");
-    Err(ended.during(operation).remedied_by(remedy))
+    Err(ended.during(format!("run the {name}")).remedied_by(remedy))
 }
 
 fn start(stage: &str, command: &str) -> std::io::Result<(PipeReader, Child)> {
@@ -90,7 +94,10 @@ fn ending(status: ExitStatus) -> String {
 fn said(output: &str) -> String {
     match output.trim() {
         "" => ", and said nothing".to_owned(),
-        text => format!(", and said: {text}"),
+        text => match text.char_indices().rev().nth(MAX_SHOWN - 1) {
+            Some((cut, _)) if cut > 0 => format!(", and said at last: …{}", &text[cut..]),
+            _ => format!(", and said: {text}"),
+        },
     }
 }
 
@@ -154,9 +161,10 @@ impl Hook {
                     return;
                 }
                 Ok(count) => {
-                    let taken = count.min(MAX_OUTPUT.saturating_sub(self.output.len()));
-                    self.output.extend(&piece[..taken]);
-                    self.truncated |= taken < count;
+                    self.output.extend(&piece[..count]);
+                    let surplus = self.output.len().saturating_sub(MAX_OUTPUT);
+                    self.output.drain(..surplus);
+                    self.truncated |= surplus > 0;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => return,
@@ -170,6 +178,7 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(100);
 
     fn one(command: &str, limit: Duration) -> Result<HookOutcome> {
         run_hooks("quiesce", &[command.to_owned()], limit).map(|mut list| list.remove(0))
@@ -191,6 +200,28 @@ mod tests {
         assert!(error.to_string().contains("status 3, and said: broken"), "{error}");
         assert!(!mark.exists());
         assert!(one("kill -9 $$", LIMIT).unwrap_err().to_string().contains("signal 9"));
+    }
+
+    #[test]
+    fn an_error_shows_the_end_of_the_output_and_not_the_command() {
+        let loud = "echo early; head -c 99999 /dev/zero | tr '\\0' x; echo; echo é last words; \
+                    PASSWORD=hush exit 7";
+        let commands = ["true", loud].map(str::to_owned);
+        let error = run_hooks("before", &commands, LIMIT).unwrap_err();
+        let text = carreto_error::chain_text(&error);
+        assert!(text.contains("before hook 2") && text.contains("status 7"), "{text}");
+        assert!(!text.contains("hush") && !text.contains("early"), "{text}");
+        assert!(text.chars().count() < MAX_SHOWN + 200, "{text}");
+        assert!(text.contains("xxx") && text.contains("é last words"), "{text}");
+        let text = carreto_error::chain_text(&one("PASSWORD=hush sleep 9", SHORT).unwrap_err());
+        assert!(text.contains("hook 1") && !text.contains("hush"), "{text}");
+    }
+
+    #[test]
+    fn characters_are_cut_as_a_whole() {
+        let text = "é".repeat(MAX_SHOWN);
+        assert_eq!(said(&text), format!(", and said: {text}"));
+        assert_eq!(said(&format!("ab{text}\n")), format!(", and said at last: …{text}"));
     }
 
     #[test]
