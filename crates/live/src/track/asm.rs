@@ -26,6 +26,7 @@ pub(super) enum Reg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
     Byte,
+    Half,
     Word,
     Double,
 }
@@ -34,6 +35,7 @@ impl Size {
     const fn bits(self) -> u8 {
         match self {
             Self::Word => 0x00,
+            Self::Half => 0x08,
             Self::Byte => 0x10,
             Self::Double => 0x18,
         }
@@ -42,6 +44,7 @@ impl Size {
     pub(super) const fn bytes(self) -> i32 {
         match self {
             Self::Byte => 1,
+            Self::Half => 2,
             Self::Word => 4,
             Self::Double => 8,
         }
@@ -244,13 +247,14 @@ mod tests {
             asm.truncate(Reg::R3);
             asm.load(Size::Double, Reg::R6, Reg::R1, 8);
             asm.load(Size::Word, Reg::R2, Reg::R6, 24);
+            asm.load(Size::Half, Reg::R1, Reg::R6, 26);
             asm.store(Size::Word, Reg::R10, -4, Reg::R1);
             asm.store_imm(Size::Byte, Reg::R0, 0, 1);
             asm.atomic_add(Reg::R0, 16, Reg::R3);
             asm.call(Helper::MapLookup);
             asm.exit();
         });
-        let known: [[u8; 8]; 12] = [
+        let known: [[u8; 8]; 13] = [
             [0xbf, 0x16, 0, 0, 0, 0, 0, 0],
             [0xb7, 0x00, 0, 0, 0, 0, 0, 0],
             [0x07, 0x02, 0, 0, 0xfc, 0xff, 0xff, 0xff],
@@ -258,6 +262,7 @@ mod tests {
             [0xbc, 0x33, 0, 0, 0, 0, 0, 0],
             [0x79, 0x16, 8, 0, 0, 0, 0, 0],
             [0x61, 0x62, 24, 0, 0, 0, 0, 0],
+            [0x69, 0x61, 26, 0, 0, 0, 0, 0],
             [0x63, 0x1a, 0xfc, 0xff, 0, 0, 0, 0],
             [0x72, 0x00, 0, 0, 1, 0, 0, 0],
             [0xdb, 0x30, 16, 0, 0, 0, 0, 0],

@@ -17,6 +17,7 @@ use crate::granule::{GranuleSet, granules_in};
 use carreto_error::{Error, IoSide, Kind, Result, ResultExt as _};
 use carreto_kernel::blktrace::{self, TraceBuffers};
 use reader::Reader;
+use records::Tracked;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -52,7 +53,8 @@ pub(super) fn attach(disk: &TrackedDisk) -> Result<Attached> {
     let sys = SysDisk::open(disk)?;
     sys.makes_plain_requests()?;
     let trace = Trace::start(disk)?;
-    let reader = Reader::start(&trace.folder, granules_in(disk.size))?;
+    let granules = granules_in(disk.size);
+    let reader = Reader::start(&trace.folder, Tracked::new(granules, sys.merges_discards()))?;
     let flight = Flight::new(sys.in_flight());
     blktrace::start(trace.device.as_fd()).map_err(|error| failed("start tracing", disk, error))?;
     let tracker = BlktraceTracker { disk: disk.clone(), sys, flight, reader, trace };

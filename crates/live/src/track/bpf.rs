@@ -66,7 +66,7 @@ pub(super) fn attach(disk: &TrackedDisk, folder: &Path, options: BpfOptions) -> 
 fn fresh(disk: &TrackedDisk, sys: SysDisk, options: BpfOptions) -> Result<BpfTracker> {
     let state = State::create(disk)?;
     let before = sys.in_flight();
-    let hooks = Hooks::attach(disk, &state, options)?;
+    let hooks = Hooks::attach(disk, sys.merges_discards(), &state, options)?;
     let mut tracker = BpfTracker::new(sys, state, hooks);
     tracker.flight = Flight::new(before);
     let point = tracker.audit()?;

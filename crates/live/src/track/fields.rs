@@ -29,6 +29,8 @@ pub(super) struct Fields {
     pub(super) sector: i16,
     pub(super) data_len: i16,
     pub(super) cmd_flags: i16,
+    /// `nr_phys_segments`, which for a discard is how many ranges it has (0 means one).
+    pub(super) segments: Option<i16>,
     pub(super) disk: WayToDisk,
     pub(super) major: i16,
     pub(super) first_minor: i16,
@@ -63,6 +65,7 @@ impl Fields {
             sector: sized(btf, request, "__sector", 8)?,
             data_len: sized(btf, request, "__data_len", 4)?,
             cmd_flags: sized(btf, request, "cmd_flags", 4)?,
+            segments: sized(btf, request, "nr_phys_segments", 2).ok(),
             disk,
             major: sized(btf, gendisk, "major", 4)?,
             first_minor: sized(btf, gendisk, "first_minor", 4)?,
@@ -129,6 +132,7 @@ mod tests {
         };
         let facts = KernelFacts::read(&Btf::parse(&bytes).unwrap()).unwrap();
         assert_eq!(facts.complete.name, "block_rq_complete");
+        assert!(facts.fields.segments.is_some());
         assert!(facts.fields.sector > 0 && facts.fields.sector != facts.fields.data_len);
     }
 }

@@ -23,7 +23,7 @@ pub(super) const FINE_LIMIT: i32 = 64;
 
 /// Changes with the meaning of anything in the maps or in the program, so that a newer agent does
 /// not go on with what an older one left.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 /// `carreto` in ASCII, and the version of the idea.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"carreto1");
 

@@ -5,8 +5,9 @@
 //! before the device has the data; a completion alone would have to be seen without fail.
 //!
 //! Every operation but reads and flushes changes the disk, whatever its letters in traces say.
-//! Where it does is not known for what passes the block layer as it is (`SG_IO`, commands of `NVMe`)
-//! and for zones; those only count, and the audit makes the epoch suspect.
+//! Where it does is not known for what passes the block layer as it is (`SG_IO`, commands of `NVMe`),
+//! for zones, and for discards of several ranges, of which a request names the first one alone; those
+//! only count, and the audit makes the epoch suspect.
 
 use super::asm::{Alu, Assembler, Helper, If, Label, Reg, Size};
 use super::fields::{Fields, TracePoint, WayToDisk};
@@ -52,6 +53,8 @@ pub(super) struct Spec<'a> {
     pub(super) event: Event,
     pub(super) point: TracePoint,
     pub(super) fields: Fields,
+    /// A discard may have several ranges.
+    pub(super) merges_discards: bool,
     /// Kernel memory is read through typed pointers; otherwise by a function of the kernel.
     pub(super) typed: bool,
     pub(super) marks: BorrowedFd<'a>,
@@ -170,10 +173,27 @@ impl Builder<'_> {
         self.asm.jump_if_imm(If::AnyBit, Reg::R7, 1, odd);
         self.asm.jump(self.unknown);
         self.asm.place(odd);
+        self.only_one_range();
         self.read(Size::Word, Reg::R8, Reg::R6, fields.data_len);
         // The steps of a flush are requests without data.
         self.asm.jump_if_imm(If::Equal, Reg::R8, 0, self.out);
         self.read(Size::Double, Reg::R9, Reg::R6, fields.sector);
+    }
+
+    /// What a discard of several ranges changed is not known. R7 = the operation.
+    fn only_one_range(&mut self) {
+        if !self.spec.merges_discards {
+            return;
+        }
+        let Some(segments) = self.spec.fields.segments else {
+            self.asm.jump_if_imm(If::Equal, Reg::R7, op::DISCARD, self.unknown);
+            return;
+        };
+        let known = self.asm.label();
+        self.asm.jump_if_imm(If::NotEqual, Reg::R7, op::DISCARD, known);
+        self.read(Size::Half, Reg::R8, Reg::R6, segments);
+        self.asm.jump_if_imm(If::Above, Reg::R8, 1, self.unknown);
+        self.asm.place(known);
     }
 
     /// Leaves the same requests out at issue and completion, as a loss that matters would be.
@@ -298,3 +318,7 @@ impl Builder<'_> {
 fn bytes_of_word(word: usize) -> i16 {
     i16::try_from(word * 8).unwrap_or(i16::MAX)
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;

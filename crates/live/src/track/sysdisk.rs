@@ -90,6 +90,13 @@ impl SysDisk {
         text.split_ascii_whitespace().nth(1).and_then(|field| field.parse().ok()).unwrap_or(1)
     }
 
+    /// Whether a discard may have several ranges (`NVMe`, some of virtio), of which the request
+    /// names the first one alone: the kernel merges discards of any sectors then
+    /// (`bio_attempt_discard_merge`). Kernels without the file, before 4.11, never do.
+    pub(super) fn merges_discards(&self) -> bool {
+        self.number("queue/max_discard_segments").is_some_and(|most| most > 1)
+    }
+
     /// Whether the kernel counts requests.
     pub(super) fn iostats(&self) -> bool {
         self.number("queue/iostats") == Some(1)

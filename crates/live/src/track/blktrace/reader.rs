@@ -38,10 +38,10 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Opens the buffers in `folder` and starts to read them.
-    pub(super) fn start(folder: &Path, granules: u64) -> Result<Self> {
+    pub(super) fn start(folder: &Path, tracked: Tracked) -> Result<Self> {
         let buffers = open_all(folder)?;
         let (questions, asked) = channel();
-        let run = move || run(buffers, Tracked::new(granules), &asked);
+        let run = move || run(buffers, tracked, &asked);
         let thread = std::thread::Builder::new().name("blktrace".to_owned()).spawn(run);
         let thread = thread
             .map_err(|error| Error::io(IoSide::State, "start a thread", "blktrace", error))?;

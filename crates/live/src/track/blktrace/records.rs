@@ -24,6 +24,8 @@ const COMPLETE: u32 = 8;
 pub(super) struct Tracked {
     issued: GranuleSet,
     completed: GranuleSet,
+    /// A discard may have several ranges, of which its record names the first one alone.
+    merges_discards: bool,
     pub(super) tally: Tally,
 }
 
@@ -33,16 +35,16 @@ pub(super) struct Tally {
     pub(super) issued: TrackedCounts,
     pub(super) completed: TrackedCounts,
     pub(super) requeued: TrackedCounts,
-    /// Commands that changed the disk at unknown places.
+    /// Commands and discards that changed the disk at unknown places.
     pub(super) unknown: u64,
     /// Places where the stream made no sense.
     pub(super) garbled: u64,
 }
 
 impl Tracked {
-    pub(super) fn new(granules: u64) -> Self {
+    pub(super) fn new(granules: u64, merges_discards: bool) -> Self {
         let empty = || GranuleSet::empty(granules);
-        Self { issued: empty(), completed: empty(), tally: Tally::default() }
+        Self { issued: empty(), completed: empty(), merges_discards, tally: Tally::default() }
     }
 
     /// Takes the marks.
@@ -75,7 +77,12 @@ impl Tracked {
             COMPLETE => (Some(&mut self.completed), &mut self.tally.completed),
             _ => (None, &mut self.tally.requeued),
         };
-        counts.add(record.action & DISCARD != 0, u64::from(record.bytes / 512));
+        let is_discard = record.action & DISCARD != 0;
+        counts.add(is_discard, u64::from(record.bytes / 512));
+        if is_discard && self.merges_discards {
+            self.tally.unknown += 1;
+            return;
+        }
         let (Some(start), Some(end)) = (record.start(), record.end()) else {
             self.tally.unknown += 1;
             return;
@@ -212,7 +219,11 @@ mod tests {
     }
 
     fn fed(pieces: &[&[u8]]) -> Tracked {
-        let (mut stream, mut tracked) = (Stream::default(), Tracked::new(100));
+        fed_to(Tracked::new(100, false), pieces)
+    }
+
+    fn fed_to(mut tracked: Tracked, pieces: &[&[u8]]) -> Tracked {
+        let mut stream = Stream::default();
         for piece in pieces {
             stream.feed(piece, &mut tracked);
         }
@@ -230,6 +241,15 @@ mod tests {
         assert_eq!((tally.issued.discards, tally.requeued.discard_sectors), (1, 128));
         assert_eq!((tally.completed.write_sectors, tally.unknown, tally.garbled), (2, 1, 0));
         assert!(tracked.take().dirty.is_empty());
+    }
+
+    #[test]
+    fn discards_are_nowhere_where_they_may_have_several_ranges() {
+        let mut tracked = fed_to(Tracked::new(100, true), &[&sample()]);
+        let drained = tracked.take();
+        assert_eq!(drained.dirty.iter().collect::<Vec<_>>(), [0, 1]);
+        assert!(drained.incomplete.is_empty());
+        assert_eq!((tracked.tally.issued.discards, tracked.tally.unknown), (1, 3));
     }
 
     #[test]
