@@ -237,7 +237,14 @@ fn long_discards_and_zeroing_mark_their_whole_range() {
     let place = folder();
     let (_mounted, pins) = pins(place.path());
     let disk = Disk::sparse(place.path(), 16 << 30);
-    let mut tracker = start(&disk, TrackerKind::Bpf, &pins, BpfOptions::default());
+    for (untyped, merges_discards) in [(false, false), (false, true), (true, true)] {
+        let options = BpfOptions { untyped, merges_discards, ..BpfOptions::default() };
+        let tracker = start(&disk, TrackerKind::Bpf, &pins, options);
+        discards_are_marked(&disk, tracker);
+    }
+}
+
+fn discards_are_marked(disk: &Disk, mut tracker: Box<dyn Tracker>) {
     let granules = |set: GranuleSet| (set.run_from(0, u64::MAX), set.len());
     track_support::run("blkdiscard", &["-o", "1048576", "-l", "9663676416", &disk.device]);
     let dirty = granules(tracker.drain().unwrap().dirty);
@@ -245,6 +252,7 @@ fn long_discards_and_zeroing_mark_their_whole_range() {
     assert!(start <= 16 && end >= 16 + 9 * 16_384 && dirty.1 == end - start, "{dirty:?}");
     track_support::run("blkdiscard", &["-z", "-o", "65536", "-l", "131072", &disk.device]);
     assert_eq!(granules(tracker.drain().unwrap().dirty), (Some((1, 3)), 2));
+    assert_eq!(tracker.audit().unwrap().unknown, 0);
     tracker.detach().unwrap();
 }
 

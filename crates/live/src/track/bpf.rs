@@ -25,6 +25,8 @@ pub struct BpfOptions {
     /// Reads requests by a function of the kernel instead of typed pointers, as on kernels that
     /// refuse those.
     pub untyped: bool,
+    /// Looks at how many ranges a discard has, as on disks that merge them.
+    pub merges_discards: bool,
 }
 
 /// A program on the trace points, and the maps it writes to.
@@ -66,7 +68,9 @@ pub(super) fn attach(disk: &TrackedDisk, folder: &Path, options: BpfOptions) -> 
 fn fresh(disk: &TrackedDisk, sys: SysDisk, options: BpfOptions) -> Result<BpfTracker> {
     let state = State::create(disk)?;
     let before = sys.in_flight();
-    let hooks = Hooks::attach(disk, sys.merges_discards(), &state, options)?;
+    let merges_discards = options.merges_discards || sys.merges_discards();
+    let options = BpfOptions { merges_discards, ..options };
+    let hooks = Hooks::attach(disk, &state, options)?;
     let mut tracker = BpfTracker::new(sys, state, hooks);
     tracker.flight = Flight::new(before);
     let point = tracker.audit()?;

@@ -24,31 +24,16 @@ struct Hook {
     id: u32,
 }
 
-/// What the programs of a tracker have in common.
-#[derive(Debug, Clone, Copy)]
-struct How {
-    drop_one_in: u32,
-    merges_discards: bool,
-    typed: bool,
-}
-
 /// The attached programs of a tracker.
 #[derive(Debug)]
 pub(super) struct Hooks(Vec<Hook>);
 
 impl Hooks {
-    /// Loads and attaches the programs of `disk`, some of whose discards may have several ranges if
-    /// it `merges_discards`. Typed pointers are tried first.
-    pub(super) fn attach(
-        disk: &TrackedDisk,
-        merges_discards: bool,
-        state: &State,
-        options: BpfOptions,
-    ) -> Result<Self> {
+    /// Loads and attaches the programs of `disk`. Typed pointers are tried first.
+    pub(super) fn attach(disk: &TrackedDisk, state: &State, options: BpfOptions) -> Result<Self> {
         let facts = kernel_facts()?;
         let all = |typed: bool| -> Result<Self> {
-            let how = How { drop_one_in: options.drop_one_in, merges_discards, typed };
-            let hook = |event| attach_one(disk, state, how, &facts, event);
+            let hook = |event| attach_one(disk, state, options, &facts, event, typed);
             Event::ALL.into_iter().map(hook).collect::<Result<_>>().map(Self)
         };
         if options.untyped {
@@ -101,9 +86,10 @@ fn kernel_facts() -> Result<KernelFacts> {
 fn attach_one(
     disk: &TrackedDisk,
     state: &State,
-    how: How,
+    options: BpfOptions,
     facts: &KernelFacts,
     event: Event,
+    typed: bool,
 ) -> Result<Hook> {
     let (name, point) = match event {
         Event::Issue => ("carreto_issue", facts.issue),
@@ -114,14 +100,14 @@ fn attach_one(
         event,
         point,
         fields: facts.fields,
-        merges_discards: how.merges_discards,
-        typed: how.typed,
+        merges_discards: options.merges_discards,
+        typed,
         marks: state.marks(),
         layout: state.layout(),
         devno: disk.devno,
-        drop_one_in: how.drop_one_in,
+        drop_one_in: options.drop_one_in,
     })?;
-    let place = if how.typed {
+    let place = if typed {
         bpf::Hook::TypedTracepoint(point.btf_id)
     } else {
         bpf::Hook::RawTracepoint(point.name)
