@@ -100,12 +100,15 @@ impl AuditPoint {
         flight: &mut Flight,
         counts: impl FnOnce() -> Result<(TrackedCounts, TrackedCounts)>,
     ) -> Result<Self> {
+        let earlier = sys.in_flight();
         let kernel = sys.counts()?;
         let (issued, completed) = counts()?;
         let kernel_after = sys.counts()?;
         let in_flight = sys.in_flight();
         let still = kernel == kernel_after && sys.counts()? == kernel;
-        let in_flight_sectors = flight.observe(in_flight, still, issued, completed);
+        let most = earlier.max(in_flight);
+        let seen = Seen { in_flight, most, still, kernel: kernel.sectors(), issued, completed };
+        let in_flight_sectors = flight.observe(seen);
         Ok(Self {
             kind,
             kernel,
@@ -128,14 +131,42 @@ impl AuditPoint {
 /// Sectors of a request where none was seen yet: 128 KiB.
 const LONG: u64 = 256;
 
-/// How many sectors are in flight: what was issued and not completed.
+/// What there is to estimate from.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Requests in flight that are not reads.
+    in_flight: u64,
+    /// The most of them while the numbers were read.
+    most: u64,
+    /// Nothing completed meanwhile.
+    still: bool,
+    /// Sectors that the kernel had accounted before the tracker's counters were read.
+    kernel: [u64; 2],
+    issued: TrackedCounts,
+    completed: TrackedCounts,
+}
+
+impl Seen {
+    /// Issued less `ended`, of one class of requests.
+    fn open(&self, class: usize, ended: u64) -> i64 {
+        self.issued.sectors()[class].wrapping_sub(ended).cast_signed()
+    }
+}
+
+/// How many sectors are in flight: what was issued and not completed, but not more than can be.
 ///
 /// What was in flight while the tracker attached completes without an issue, and completions that
-/// are missed look in flight for ever. Both are put right whenever the disk is found idle.
+/// are missed look in flight for ever. Both are put right whenever the disk is found idle. One under
+/// constant load never is, and what adds up there must not hide a loss later: so the estimate ends at
+/// what the kernel has not accounted (which counts from the least that was ever in flight, and is
+/// too little by issues that were missed), or at twice the usual length of as many requests as are in
+/// flight, whichever is more.
 #[derive(Debug)]
 pub(super) struct Flight {
     /// Issued less completed when the disk was last idle.
     idle: [i64; 2],
+    /// Issued less what the kernel accounted, when that was least; as much is never in flight.
+    least: [i64; 2],
     /// Requests in flight at the attachment, until the disk is idle.
     unseen: u64,
 }
@@ -143,36 +174,36 @@ pub(super) struct Flight {
 impl Flight {
     /// For a tracker that attached while so many requests were `in_flight`.
     pub(super) fn new(in_flight: u64) -> Self {
-        Self { idle: [0; 2], unseen: in_flight }
+        Self { idle: [0; 2], least: [i64::MAX; 2], unseen: in_flight }
     }
 
-    /// The estimate; `still` says that nothing completed while the numbers were read.
-    fn observe(
-        &mut self,
-        in_flight: u64,
-        still: bool,
-        issued: TrackedCounts,
-        completed: TrackedCounts,
-    ) -> [u64; 2] {
-        let open = [0, 1].map(|class| {
-            issued.sectors()[class].wrapping_sub(completed.sectors()[class]).cast_signed()
-        });
-        if in_flight == 0 {
-            if still {
-                *self = Self { idle: open, unseen: 0 };
-            }
+    /// The estimate.
+    fn observe(&mut self, seen: Seen) -> [u64; 2] {
+        let completed = seen.completed.sectors();
+        let open = [0, 1].map(|class| seen.open(class, completed[class]));
+        let unaccounted = [0, 1].map(|class| seen.open(class, seen.kernel[class]));
+        if seen.in_flight == 0 && seen.still {
+            *self = Self { idle: open, least: unaccounted, unseen: 0 };
             return [0; 2];
         }
         // Those that were not seen are taken to be twice as long as the others.
-        let long = [(issued.writes, 0), (issued.discards, 1)].map(|(requests, class)| {
-            let mean = issued.sectors()[class].checked_div(requests).unwrap_or(LONG);
-            2 * mean.max(1)
+        let long = [(seen.issued.writes, 0), (seen.issued.discards, 1)].map(|(requests, class)| {
+            let mean = seen.issued.sectors()[class].checked_div(requests).unwrap_or(LONG);
+            mean.max(1).saturating_mul(2)
         });
         [0, 1].map(|class| {
-            let seen = open[class].saturating_sub(self.idle[class]).max(0).cast_unsigned();
-            seen.saturating_add(self.unseen.saturating_mul(long[class]))
+            self.least[class] = self.least[class].min(unaccounted[class]);
+            let certain = distance(self.least[class], unaccounted[class]);
+            let most = certain.max(seen.most.saturating_mul(long[class]));
+            let unseen = self.unseen.saturating_mul(long[class]);
+            distance(self.idle[class], open[class]).saturating_add(unseen).min(most)
         })
     }
+}
+
+/// How far `to` is above `from`.
+fn distance(from: i64, to: i64) -> u64 {
+    to.saturating_sub(from).max(0).cast_unsigned()
 }
 
 /// The comparison of two points.
