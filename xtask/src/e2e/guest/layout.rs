@@ -16,7 +16,7 @@ const INSTALL: &str = include_str!("files/install.sh");
 const EXAMINE: &str = include_str!("files/examine.sh");
 
 /// The kernel's images and the boot loader are made inside the guest, perhaps under emulation.
-const INSTALL_LIMIT: Duration = Duration::from_mins(15);
+const INSTALL_LIMIT: Duration = Duration::from_mins(40);
 const EXAMINE_LIMIT: Duration = Duration::from_mins(5);
 
 /// Which release a guest runs.
