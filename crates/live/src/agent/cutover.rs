@@ -190,7 +190,7 @@ impl Engine {
         self.board.enter(State::Verifying);
         let mut missed = self.prove(link, &volatile, &mut proof).await?;
         steps.done("hash");
-        missed += self.check_while_still(link, &volatile, &mut proof).await?;
+        missed += self.check_while_still(link, strict, &volatile, &mut proof).await?;
         steps.done("check");
         held.with(|freezing| freezing.renew()).await?;
         self.give_up_if_asked()?;
@@ -239,15 +239,16 @@ impl Engine {
             .remedied_by("stop what writes to the disks directly, then cut over again"))
     }
 
-    /// Has the receiver read its disks back and compares, until nothing was written to the source
-    /// meanwhile. Says how much the tracker had missed.
+    /// Has the receiver read back what it has not yet, or everything, and compares, until nothing was
+    /// written to the source meanwhile. Says how much the tracker had missed.
     async fn check_while_still(
         &mut self,
         link: &Link,
+        mut everything: bool,
         volatile: &[GranuleSet],
         proof: &mut Proof,
     ) -> Result<u64> {
-        let (mut missed, mut everything) = (0, proof.strict);
+        let mut missed = 0;
         for _ in 0..PROOFS {
             let theirs = self.check_targets(link, everything).await?;
             self.compare(&theirs).await?;
