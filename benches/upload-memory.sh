@@ -23,7 +23,7 @@ done
 work=$(mktemp -d "${WORK:-/tmp}/carreto-bench.XXXXXX")
 server=
 clean() {
-    [ -z "$server" ] || kill "$server" || true
+    [ -z "$server" ] || { kill "$server" && wait "$server"; } || true
     ! mountpoint -q "$work/full" || umount "$work/full"
     rm -rf "$work"
 }
