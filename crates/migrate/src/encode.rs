@@ -6,6 +6,7 @@
 //! the checkpoint, reads only what has not arrived, and gets the same bytes.
 
 mod assembly;
+mod dense;
 mod guest;
 mod publish;
 mod run;

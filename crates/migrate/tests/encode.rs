@@ -153,6 +153,34 @@ async fn a_stopped_run_goes_on_and_makes_the_same_file() {
     assert!(resumed >= PART, "nothing was ever resumed");
 }
 
+/// Where the system says that holes are may depend on what is cached; the bytes do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_that_come_and_go_are_no_change() {
+    use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+    use std::os::unix::fs::FileExt as _;
+    let bench = Bench::new(&[]);
+    let disk = std::fs::File::options().write(true).open(bench.path("disk.raw")).unwrap();
+    let bytes = noise(31 << 20);
+    let (start, end) = (4 << 20, 20 << 20);
+    disk.set_len(bytes.len() as u64).unwrap();
+    disk.write_all_at(&bytes[..start], 0).unwrap();
+    disk.write_all_at(&bytes[end..], end as u64).unwrap();
+    // Preallocated and never written. Where the file system has no such thing, nothing comes or goes.
+    let _ = fallocate(&disk, FallocateFlags::empty(), start as u64, (end - start) as u64);
+    disk.sync_all().unwrap();
+    let forget = || fadvise(&disk, 0, None, Advice::DontNeed).unwrap();
+    // Of a part that is not full everything is read again, on both sides of the hole.
+    let spec = EncodeSpec { part_size: Some(8 << 20), ..bench.spec(qcow2()) };
+    for items in 1..=6 {
+        forget();
+        assert_eq!(kind_of(&stopped_after(items), &spec).await, Kind::Cancelled, "{items}");
+        drop(std::fs::read(bench.path("disk.raw")).unwrap());
+        done(&spec).await;
+        assert!(bench.is_the_disk("qcow2").await, "after {items} items");
+        std::fs::remove_file(bench.path("made")).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_stops_in_a_row_end_in_the_same_file() {
     let bench = Bench::new(&noise(31 << 20));

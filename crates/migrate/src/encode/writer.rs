@@ -1,6 +1,7 @@
 //! Lays out items, and sends the parts that become complete.
 
 use super::assembly::{Assembly, Content, Part};
+use super::dense::Dense;
 use super::guest::ExpectedParts;
 use super::sink::Sink;
 use async_trait::async_trait;
@@ -82,13 +83,15 @@ impl Writer {
     }
 
     async fn read_again(&mut self, engine: &Engine, source: &Arc<dyn Source>) -> Result<()> {
-        let (Some((first, _)), Some((last, _))) = (self.again.front(), self.again.back()) else {
-            return Ok(());
-        };
-        let range = ByteRange::new(first.range.start(), last.range.end())
-            .ok_or_else(|| Error::new(Kind::Internal, "the checkpoint runs backwards"))?;
-        self.read(engine, source, range).await?;
-        if self.again.is_empty() { Ok(()) } else { Err(laid_out_differently()) }
+        let dense: Arc<dyn Source> = Arc::new(Dense(Arc::clone(source)));
+        while let Some((item, _)) = self.again.front() {
+            let (range, left) = (item.range, self.again.len());
+            self.read(engine, &dense, range).await?;
+            if self.again.len() + 1 != left {
+                return Err(laid_out_differently());
+            }
+        }
+        Ok(())
     }
 
     async fn read(
