@@ -7,7 +7,7 @@
 use super::config::After;
 use super::cutover::Held;
 use super::files::Commit;
-use super::link::Link;
+use super::link::{Link, unexpected};
 use super::resume;
 use super::run::{Engine, Outcome};
 use crate::certificate::Certificate;
@@ -36,7 +36,7 @@ impl Engine {
             link.say(&Control::Commit { certificate: json }).await?;
             match resume::control(link).await? {
                 Control::Committed { certificate } => Ok(certificate),
-                other => Err(resume::unexpected(other.name())),
+                other => Err(unexpected(other.name())),
             }
         };
         let signed = match asked.await {

@@ -1,9 +1,8 @@
 //! The cutover: hold still, send the rest, prove, commit; or thaw.
 
 use super::config::After;
-use super::link::{Heard, Link};
+use super::link::{Heard, Link, unexpected};
 use super::machine::Freezing;
-use super::resume;
 use super::run::Engine;
 use super::seal::Proof;
 use crate::granule::{GRANULE, GranuleSet};
@@ -427,7 +426,7 @@ impl Engine {
                     self.sender.blocks.flushed();
                     return Ok(roots);
                 }
-                other => return Err(resume::unexpected(other.name())),
+                other => return Err(unexpected(other.name())),
             }
         }
     }
@@ -442,7 +441,7 @@ impl Engine {
     async fn compare(&self, theirs: &[String]) -> Result<()> {
         let ours = self.roots().await?;
         if theirs.len() != ours.len() {
-            return Err(resume::unexpected("the roots of other disks"));
+            return Err(unexpected("the roots of other disks"));
         }
         for ((disk, ours), theirs) in self.disks.iter().zip(ours).zip(theirs) {
             if ours.as_ref() != Some(theirs) {

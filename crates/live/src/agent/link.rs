@@ -295,7 +295,8 @@ fn control(frame: &Frame) -> Result<Control> {
     }
 }
 
-fn unexpected(what: &str) -> Error {
+/// The receiver said `what` where it has no place.
+pub(super) fn unexpected(what: &str) -> Error {
     Error::new(Kind::Unavailable, format!("the receiver said {what} out of turn"))
         .remedied_by("use the same version of carreto on both sides")
 }

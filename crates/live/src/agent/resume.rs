@@ -2,10 +2,10 @@
 
 use super::cutover::blocking;
 use super::disk::DiskSync;
-use super::link::{Heard, Link};
+use super::link::{Heard, Link, unexpected};
 use crate::ledger::PAGE;
 use crate::wire::{Control, Knowledge, PageValues, TargetDisk};
-use carreto_error::{Error, Kind, Result};
+use carreto_error::Result;
 use std::sync::Arc;
 
 /// Pages that are asked for at a time.
@@ -44,11 +44,6 @@ pub(super) async fn control(link: &Link) -> Result<Control> {
             other => return Err(unexpected(other.name())),
         }
     }
-}
-
-pub(super) fn unexpected(what: &str) -> Error {
-    Error::new(Kind::Unavailable, format!("the receiver said {what} out of turn"))
-        .remedied_by("use the same version of carreto on both sides")
 }
 
 async fn learn(
