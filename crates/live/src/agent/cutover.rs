@@ -218,9 +218,7 @@ impl Engine {
     ) -> Result<u64> {
         let mut missed = 0;
         for _ in 0..PROOFS {
-            for disk in &mut self.disks {
-                disk.begin_proof()?;
-            }
+            self.disks.iter_mut().for_each(super::disk::DiskSync::begin_proof);
             let trusted: Vec<bool> =
                 self.disks.iter().map(super::disk::DiskSync::is_proved_by_tracking).collect();
             missed += self.rehash(link, volatile, proof).await?;

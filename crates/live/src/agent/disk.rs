@@ -212,12 +212,10 @@ impl DiskSync {
         Ok(Drain { marked: 0, suspect: self.judge()? })
     }
 
-    /// The proof begins: whether the disk stands still from now on is asked by
+    /// The proof begins: whether the disk stands still since the last drain or look is asked by
     /// [`Self::stood_still`].
-    pub(super) fn begin_proof(&mut self) -> Result<()> {
-        let now = self.tracker.audit()?.kernel;
-        self.stood = (!self.is_proved_by_tracking()).then_some(now);
-        Ok(())
+    pub(super) fn begin_proof(&mut self) {
+        self.stood = (!self.is_proved_by_tracking()).then_some(self.audit.kernel);
     }
 
     /// Whether nothing was written since it was read for the proof, but to `volatile`. What the
@@ -233,7 +231,7 @@ impl DiskSync {
             return Ok(is_trusted && rest.is_empty());
         };
         let sectors = |counts: KernelCounts| (counts.write_sectors, counts.discard_sectors);
-        let is_same = sectors(before) == sectors(self.tracker.audit()?.kernel);
+        let is_same = sectors(before) == sectors(self.audit.kernel);
         Ok((self.is_blind() || rest.is_empty()) && (is_same || !volatile.is_empty()))
     }
 
