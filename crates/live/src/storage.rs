@@ -2,6 +2,7 @@
 
 use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -52,14 +53,18 @@ fn place(text: &str, at: usize) -> String {
 /// Takes the lock at `path` for as long as the file stays open.
 ///
 /// # Errors
-/// `Locked` with the text `held` when another process has it; what opening it meets.
+/// `Locked` with the text `held` when another process has it; what opening and locking meet.
 pub(crate) fn lock(path: &Path, held: &'static str) -> Result<File> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|error| fail("open the lock", path, error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::new(Kind::Locked, held).path(path.display().to_string()))?;
-    Ok(file)
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            Err(Error::new(Kind::Locked, held).path(path.display().to_string()))
+        }
+        Err(errno) => Err(fail("take the lock", path, errno.into())),
+    }
 }
 
 /// Writes a file that has either all of `bytes` or what it had before, also after a power cut.

@@ -72,9 +72,11 @@ impl Engine {
 
     /// A certificate that both ends of this migration signed.
     fn understand(&self, signed: &str) -> Result<Certificate> {
-        let certificate = Certificate::from_json(signed.as_bytes())?;
-        certificate.verify(&[self.token.receiver])?;
-        Ok(certificate)
+        let understood = Certificate::from_json(signed.as_bytes()).and_then(|certificate| {
+            certificate.verify(&[self.token.receiver])?;
+            Ok(certificate)
+        });
+        understood.wrap_err(|| "look at the certificate that the receiver sent".to_owned())
     }
 
     /// Keeps a certificate in memory: the disks may be frozen. That it cannot be written down does

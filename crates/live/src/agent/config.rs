@@ -5,7 +5,7 @@ use crate::price::Prices;
 use crate::storage::{parse_config, read_config};
 use crate::track::{TrackerChoice, TrackerKind};
 use crate::trust::{Hidden, JoinToken, Proxy};
-use carreto_error::{Error, Kind, Result};
+use carreto_error::{Error, Kind, Result, ResultExt as _};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -189,12 +189,14 @@ impl AgentConfig {
     /// # Errors
     /// `Usage` for a text that is no token; what reading its file meets.
     pub fn token(&self) -> Result<JoinToken> {
-        let text = match (&self.token, &self.token_file) {
-            (Some(token), _) => return token.expose().trim().parse(),
-            (None, Some(file)) => read_config(file)?,
-            (None, None) => return Err(usage("there is no token".to_owned())),
-        };
-        text.trim().parse()
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => token.expose().trim().parse(),
+            (None, Some(file)) => {
+                let token: Result<_> = read_config(file)?.trim().parse();
+                token.or_path(&file.display().to_string())
+            }
+            (None, None) => Err(usage("there is no token".to_owned())),
+        }
     }
 
     /// Which trackers may be used.
@@ -262,6 +264,17 @@ mod tests {
             assert_eq!(error.kind(), Kind::Usage);
             assert!(error.detail().contains(word), "{word}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_holds_no_token_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        std::fs::write(&path, "carreto1.hush").expect("written");
+        let text = format!("token_file = '{}'", path.display());
+        let error = AgentConfig::parse(&text).expect("good").token().expect_err("no token");
+        let shown = error.to_string();
+        assert!(shown.contains("/token") && !shown.contains("hush"), "{shown}");
     }
 
     #[test]
