@@ -13,7 +13,7 @@ use super::pass::Sender;
 use super::resume;
 use crate::pace::Throttle;
 use crate::state::State;
-use crate::trust::{Dialer, Hidden, Identity, JoinToken};
+use crate::trust::{Dialer, Identity, JoinToken};
 use crate::wire::{Control, Hello, PROTOCOL};
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::path::{Path, PathBuf};
@@ -288,7 +288,7 @@ impl Engine {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: self.token.server.clone(),
-            secret: Some(Hidden::new(self.token.secret.expose_text().to_string())),
+            secret: Some(self.token.secret.to_text()),
             host: crate::host::facts().host_name,
             preflight: false,
         };

@@ -50,7 +50,7 @@ pub(super) struct Session {
 impl Session {
     /// Session `number` of the agent with the key `peer`, which may have `streams` data connections.
     pub(super) fn new(number: u64, peer: Fingerprint, streams: u16) -> Result<Arc<Self>> {
-        let ticket = Hidden::new(Secret::random()?.expose_text().to_string());
+        let ticket = Secret::random()?.to_text();
         let cancel = CancellationToken::new();
         Ok(Arc::new(Self {
             number,

@@ -1,11 +1,11 @@
 //! The random bytes of a join token, and the digest that the receiver keeps of them.
 
-use super::hex;
+use super::{Hidden, hex};
 use carreto_error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 /// What separates this digest from any other use of BLAKE3.
 const CONTEXT: &str = "carreto-live 2026 secret of a join token";
@@ -38,8 +38,8 @@ impl Secret {
     }
 
     /// The secret as hexadecimal digits, for that message.
-    pub fn expose_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(hex::encode(&self.0))
+    pub fn to_text(&self) -> Hidden {
+        Hidden::new(hex::encode(&self.0))
     }
 
     /// What the receiver stores: of no use to whoever reads it there.
@@ -121,9 +121,9 @@ mod tests {
         assert!(secret.digest().matches(&secret));
         assert!(!secret.digest().matches(&other));
         assert_eq!(format!("{secret:?}"), "Secret(…)");
-        let text = secret.expose_text();
-        assert!(!String::from(secret.digest()).contains(text.as_str()));
-        assert_eq!(text.parse::<Secret>().unwrap(), secret);
+        let text = secret.to_text();
+        assert!(!String::from(secret.digest()).contains(text.expose()));
+        assert_eq!(text.expose().parse::<Secret>().unwrap(), secret);
         let error = "abc".parse::<Secret>().unwrap_err();
         assert!(!error.to_string().contains("abc"));
     }

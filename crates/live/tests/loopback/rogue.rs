@@ -75,7 +75,7 @@ pub(crate) async fn welcome(scene: &Scene) -> (Line, Welcome) {
         protocol: PROTOCOL,
         version: "9".to_owned(),
         server: token.server,
-        secret: Some(Hidden::new(token.secret.expose_text().to_string())),
+        secret: Some(token.secret.to_text()),
         host: "rogue".to_owned(),
         preflight: false,
     }))

@@ -163,7 +163,6 @@ fn power_off(findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::files::RunFolder;
     use crate::agent::preflight::document::Severity;
     use crate::agent::testing::config;
     use crate::host::Freezable;

@@ -5,7 +5,7 @@ use super::super::link::Link;
 use super::document::{BandwidthFacts, DiskFacts, ReceiverFacts, TargetFacts};
 use super::findings::Findings;
 use super::line;
-use crate::trust::{Dialer, Hidden, Identity, JoinToken};
+use crate::trust::{Dialer, Identity, JoinToken};
 use crate::wire::{Hello, PROTOCOL, Planned, Welcome};
 use carreto_error::{Error, Kind, Result};
 use jiff::{Timestamp, Zoned};
@@ -67,7 +67,7 @@ async fn connect(
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         server: token.server.clone(),
-        secret: Some(Hidden::new(token.secret.expose_text().to_string())),
+        secret: Some(token.secret.to_text()),
         host: host.to_owned(),
         preflight: true,
     };
