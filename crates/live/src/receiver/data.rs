@@ -91,13 +91,13 @@ fn begin(session: &Arc<Session>, frame: Frame) -> JoinHandle<Result<Answer>> {
     let owner = Arc::clone(session);
     let work = async move {
         match frame.kind {
-            kind::BATCH | kind::ZEROS => {
+            kind::BATCH => {
                 let (disks, _writing) = owner.to_be_written()?;
-                if frame.kind == kind::BATCH {
-                    apply::batch(&disks, payload).await
-                } else {
-                    apply::zeros(&disks, payload).await
-                }
+                apply::batch(&disks, payload).await
+            }
+            kind::ZEROS => {
+                let (disks, _writing) = owner.to_be_written()?;
+                apply::zeros(&disks, payload).await
             }
             kind::PROBE => Ok(Answer { sequence: 0, refused: Vec::new() }),
             other => Err(violation(format!("a data connection has no frame {other}"))),
