@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use crate::granule::{GranuleSet, bytes_of, granules_in};
-use crate::ledger::{Known, leaf_of};
+use crate::ledger::{Known, Leaf, leaf_of};
 use carreto_error::{Error, Kind, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::sync::Arc;
@@ -108,16 +108,31 @@ async fn learn_run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {
     let (first, last) = (disk.range(start)?, disk.range(end - 1)?);
     let mut bytes = vec![0; usize::try_from(last.end() - first.start()).unwrap_or(0)];
     disk.read(first.start(), &mut bytes).await?;
-    for granule in start..end {
+    let content = |granule| {
         let range = bytes_of(granule, disk.size());
         let at = |offset: u64| usize::try_from(offset - first.start()).unwrap_or(usize::MAX);
-        let found = &bytes[at(range.start())..at(range.end())];
-        if carreto_transfer::is_zero(found) {
-            disk.remember_zeros(granule, granule + 1)?;
+        &bytes[at(range.start())..at(range.end())]
+    };
+    // `None` for zeros.
+    let leaf = |granule| {
+        let found = content(granule);
+        (!carreto_transfer::is_zero(found)).then(|| leaf_of(granule, found))
+    };
+    let leaves: Vec<Option<Leaf>> = (start..end).map(leaf).collect();
+    let mut granule = start;
+    for run in leaves.chunk_by(|one, next| one.is_some() == next.is_some()) {
+        let next = granule + run.len() as u64;
+        let leaves: Vec<Leaf> = run.iter().flatten().copied().collect();
+        if leaves.is_empty() {
+            disk.remember_zeros(granule, next)?;
         } else {
-            disk.remember(granule, &[leaf_of(granule, found)])?;
+            disk.remember(granule, &leaves)?;
         }
-        disk.book().written.remove(granule);
+        granule = next;
+    }
+    let mut book = disk.book();
+    for granule in start..end {
+        book.written.remove(granule);
     }
     Ok(())
 }
