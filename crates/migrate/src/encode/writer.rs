@@ -84,14 +84,27 @@ impl Writer {
 
     async fn read_again(&mut self, engine: &Engine, source: &Arc<dyn Source>) -> Result<()> {
         let dense: Arc<dyn Source> = Arc::new(Dense(Arc::clone(source)));
-        while let Some((item, _)) = self.again.front() {
-            let (range, left) = (item.range, self.again.len());
+        while let Some((range, items)) = self.next_run() {
+            let left = self.again.len() - items;
             self.read(engine, &dense, range).await?;
-            if self.again.len() + 1 != left {
+            if self.again.len() != left {
                 return Err(laid_out_differently());
             }
         }
         Ok(())
+    }
+
+    /// The items to be read again that follow one another: their range, and how many they are.
+    fn next_run(&self) -> Option<(ByteRange, usize)> {
+        let mut ranges = self.again.iter().map(|(item, _)| item.range);
+        let mut run = (ranges.next()?, 1);
+        for range in ranges {
+            match ByteRange::new(run.0.start(), range.end()) {
+                Some(both) if range.start() == run.0.end() => run = (both, run.1 + 1),
+                _ => break,
+            }
+        }
+        Some(run)
     }
 
     async fn read(
