@@ -69,7 +69,7 @@ const EXTRA: &[Suite] = &[
 
 const GUESTS: &[needs::Need] = &[needs::ROOT, needs::DEBOOTSTRAP, needs::GUESTS];
 
-const LIVE: &[needs::Need] = &[needs::ROOT, needs::PYTHON, live::TOOLS];
+const LIVE: &[needs::Need] = &[needs::ROOT, needs::PYTHON, needs::QEMU_NBD, live::TOOLS];
 
 const S3: &[needs::Need] = &[needs::QEMU, needs::FAKETIME, needs::CURL, needs::GO];
 

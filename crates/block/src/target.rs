@@ -95,6 +95,13 @@ pub trait Target: Send + Sync + Debug {
     /// What opening the target for reading meets.
     async fn reader(&self) -> Result<Arc<dyn Source>>;
 
+    /// Whether a [`Self::reader`] that is open and everything else shut each other out, as with a
+    /// server that takes one client at a time. Then a reader has to be dropped before the target is
+    /// written or flushed again.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
     /// The blocking fast path, where there is one.
     fn as_local(&self) -> Option<&dyn LocalWrite> {
         None

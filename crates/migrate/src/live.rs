@@ -5,10 +5,12 @@ use crate::setup::Setup;
 use crate::target::{self, Place, TargetState};
 use crate::{ImageSpec, image};
 use async_trait::async_trait;
-use carreto_block::{ByteRange, Source, Window};
+use carreto_block::{ByteRange, Source, Target, Window};
 use carreto_error::{Error, Kind, Result};
+use carreto_store::NbdTarget;
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use carreto_live::agent::{
     Agent, AgentConfig, AgentObserver, Cleaned, Finding, LinuxMachine, Machine, Order, Outcome,
@@ -28,12 +30,14 @@ pub use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct LiveTargets {
     setup: Setup,
+    /// Exports that are in use, by name: their servers may take no second client.
+    exports: Mutex<HashMap<String, Weak<NbdTarget>>>,
 }
 
 impl LiveTargets {
     /// Events about stores go to the observer of `setup`.
     pub fn new(setup: Setup) -> Self {
-        Self { setup }
+        Self { setup, exports: Mutex::default() }
     }
 
     async fn look(&self, name: &str) -> Result<(Place, TargetState)> {
@@ -41,12 +45,25 @@ impl LiveTargets {
         let state = place.inspect(&self.setup).await?;
         Ok((place, state))
     }
+
+    fn exports(&self) -> MutexGuard<'_, HashMap<String, Weak<NbdTarget>>> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the export `name`, if it is in use.
+    fn size_in_use(&self, name: &str) -> Option<u64> {
+        let export = self.exports().get(name)?.upgrade()?;
+        Some(Target::size(export.as_ref()))
+    }
 }
 
 #[async_trait]
 impl Targets for LiveTargets {
     async fn size(&self, target: &str) -> Result<Option<u64>> {
-        Ok(self.look(target).await?.1.size)
+        match self.size_in_use(target) {
+            Some(size) => Ok(Some(size)),
+            None => Ok(self.look(target).await?.1.size),
+        }
     }
 
     async fn open(&self, name: &str, size: u64) -> Result<OpenedTarget> {
@@ -62,6 +79,9 @@ impl Targets for LiveTargets {
                 .path(&state.path)
                 .needed(size)
                 .remedied_by(remedy));
+        }
+        if let Some((_, export)) = &state.export {
+            self.exports().insert(name.to_owned(), Arc::downgrade(export));
         }
         let opened = target::open(Path::new(name), &state, size)?;
         let trusted_while = state.trusted_while();

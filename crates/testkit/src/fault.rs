@@ -182,6 +182,10 @@ impl Target for FaultyTarget {
         self.inner.reader().await
     }
 
+    fn is_exclusive(&self) -> bool {
+        self.inner.is_exclusive()
+    }
+
     fn as_local(&self) -> Option<&dyn LocalWrite> {
         self.inner.as_local().is_some().then_some(self as &dyn LocalWrite)
     }

@@ -36,9 +36,9 @@ const NBDKIT: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// A server; killed when dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Server {
@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// qemu-nbd of `file` on a TCP port.
-    fn qemu(file: &Path, format: &str, port: u16, more: &[&str]) -> Result<Self> {
+    pub(super) fn qemu(file: &Path, format: &str, port: u16, more: &[&str]) -> Result<Self> {
         let mut command = Command::new("qemu-nbd");
         command.args(["--persistent", "-b", "127.0.0.1", "-p", &port.to_string()]);
         command.args(["-x", "disk", "-f", format]).args(more).arg(file);
@@ -73,7 +73,7 @@ impl Server {
     }
 
     /// nbdkit of `file` on a Unix socket.
-    fn nbdkit(file: &Path, before: &[&str], after: &[&str]) -> Result<Self> {
+    pub(super) fn nbdkit(file: &Path, before: &[&str], after: &[&str]) -> Result<Self> {
         let socket = file.with_extension("sock");
         if socket.exists() {
             std::fs::remove_file(&socket)?;
@@ -85,7 +85,7 @@ impl Server {
         Self::start(&mut command, url, move || UnixStream::connect(&socket).is_ok())
     }
 
-    fn kill(&mut self) -> Result<()> {
+    pub(super) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
@@ -99,7 +99,7 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

@@ -41,6 +41,8 @@ pub(crate) const NBD: Need = Need::Programs {
     packages: &["qemu-utils", "nbdkit"],
     version: Some(&["nbdkit", "--version"]),
 };
+pub(crate) const QEMU_NBD: Need =
+    Need::Programs { programs: &["qemu-nbd"], packages: &["qemu-utils"], version: None };
 pub(crate) const LOOP: Need = Need::Programs {
     programs: &["losetup", "mount", "umount", "mkfs.ext4"],
     packages: &["mount", "e2fsprogs"],

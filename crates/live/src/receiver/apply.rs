@@ -115,12 +115,13 @@ async fn write(disk: &Disk, unpacked: &Unpacked) -> Result<()> {
     Ok(())
 }
 
-/// Copies the granule that `entry` names; `false` when its content is not what it has to be.
+/// Copies the granule that `entry` names; `false` when it cannot be read now, or its content is not
+/// what it has to be.
 async fn copy(disks: &[Arc<Disk>], disk: &Disk, entry: &Entry) -> Result<bool> {
     let Some((from, granule)) = entry.same_as else { return Ok(true) };
     let from = find(disks, from)?;
     let (source, range) = (from.range(granule)?, disk.range(entry.granule)?);
-    if source.len() != range.len() {
+    if from.is_exclusive() || source.len() != range.len() {
         return Ok(false);
     }
     let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or(0)];

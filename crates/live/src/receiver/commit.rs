@@ -141,7 +141,7 @@ async fn check_claim(server: &Server, disks: &Disks, certificate: &Certificate) 
 /// Gives the target its first MiB, durably, and reads it back.
 async fn release_head(disk: &Disk) -> Result<()> {
     let content = disk.head().content()?;
-    disk.target().write_at(0, &content).await?;
+    disk.writable().await.write_at(0, &content).await?;
     disk.flush().await?;
     let mut found = vec![0; content.len()];
     disk.target().reader().await?.read_at(0, &mut found).await?;

@@ -164,7 +164,7 @@ impl Disk {
         if rest.is_empty() {
             return Ok(());
         }
-        self.target.write_at(offset + head.len() as u64, rest).await
+        self.writable().await.write_at(offset + head.len() as u64, rest).await
     }
 
     /// Makes `range` zero, the head beside the target.
@@ -179,7 +179,25 @@ impl Disk {
         if rest.is_empty() {
             return Ok(());
         }
-        self.target.write_zeroes(rest).await
+        self.writable().await.write_zeroes(rest).await
+    }
+
+    /// The target itself, with nothing in the way of writing.
+    pub(super) async fn writable(&self) -> &dyn Target {
+        self.make_room().await;
+        self.target.as_ref()
+    }
+
+    /// Ends reading where nothing can be written meanwhile.
+    async fn make_room(&self) {
+        if self.is_exclusive() {
+            self.reader.lock().await.take();
+        }
+    }
+
+    /// Whether it is either read or written, and changing from one to the other takes long.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.target.is_exclusive()
     }
 
     /// Reads what was written, the head from beside the target.
@@ -204,7 +222,7 @@ impl Disk {
         if let Some(reader) = reader.as_ref() {
             return Ok(Arc::clone(reader));
         }
-        self.flush().await?;
+        self.flush_target().await?;
         Ok(Arc::clone(reader.insert(self.target.reader().await?)))
     }
 
@@ -224,6 +242,11 @@ impl Disk {
     /// What flushing meets, and again at every later call: what was lost is not known, so the
     /// target has to be opened and read again.
     pub(super) async fn flush(&self) -> Result<()> {
+        self.make_room().await;
+        self.flush_target().await
+    }
+
+    async fn flush_target(&self) -> Result<()> {
         if self.is_lost() {
             return Err(self.lost());
         }

@@ -188,7 +188,7 @@ async fn prepare(
 
 /// Whatever the target held before: from now on it does not look like a disk.
 pub(super) async fn hide(disk: &Arc<Disk>) -> Result<()> {
-    disk.target().write_zeroes(ByteRange::whole(disk.head().len())).await?;
+    disk.writable().await.write_zeroes(ByteRange::whole(disk.head().len())).await?;
     disk.flush().await
 }
 

@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 /// Between two messages about a reading back.
 const CHECKING: Duration = Duration::from_secs(2);
 
+/// How long a look at a target may take: the agent waits for it, and can do without.
+const LOOK: Duration = Duration::from_secs(5);
 /// How long a peer that is told an error may take to hang up.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -254,12 +256,12 @@ async fn begin(
 }
 
 async fn welcome(receiver: &Receiver, server: &Server, session: &Session) -> Welcome {
-    let mut targets = Vec::new();
-    for disk in &server.config.disks {
-        let size = receiver.targets.size(&disk.target).await.ok().flatten();
+    let targets = futures_util::future::join_all(server.config.disks.iter().map(|disk| async {
+        let size = tokio::time::timeout(LOOK, receiver.targets.size(&disk.target)).await;
         let (source, target) = (disk.source.clone(), disk.target.clone());
-        targets.push(Planned { source, target, size });
-    }
+        Planned { source, target, size: size.ok().and_then(Result::ok).flatten() }
+    }));
+    let targets = targets.await;
     let memory = server.memory();
     Welcome {
         protocol: PROTOCOL,

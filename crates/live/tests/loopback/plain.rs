@@ -91,3 +91,22 @@ async fn what_is_there_already_is_sent_as_a_reference() {
     scene.order(Order::Cutover { strict: true }).await;
     scene.finish(agent).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_has_one_client_at_a_time_is_read_and_written_in_turn() {
+    let scene = Scene::new(vec![("vda", mixed(1, 8 * MIB))], 0).await;
+    scene.platter(0).exclusive.store(true, Ordering::Release);
+    let agent = scene.start();
+    scene.following().await;
+    // The target was read back when this is found out, and is written again.
+    scene.cut_over(false).await;
+    scene.machine.lose_lease.store(true, Ordering::Release);
+    scene.until_told("the freeze was lost").await;
+    scene.following().await;
+    // Known content could only be copied by reading between writes.
+    let source = scene.machine.disks[0].content();
+    scene.machine.disks[0].write(6 * MIB as u64, &source[MIB..2 * MIB]);
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+    assert_eq!(scene.targets.opens.load(Ordering::Acquire), 1, "it was never given up");
+}

@@ -20,6 +20,9 @@ pub(crate) struct Platter {
     pub(crate) written: AtomicU64,
     pub(crate) fail_flush: AtomicBool,
     pub(crate) fail_write: AtomicBool,
+    /// Nothing can be written while somebody reads.
+    pub(crate) exclusive: AtomicBool,
+    readers: AtomicU64,
     /// Writing and reading wait while this is locked for writing.
     hold_writes: Arc<RwLock<()>>,
     hold_reads: Arc<RwLock<()>>,
@@ -39,6 +42,8 @@ impl Platter {
             written: AtomicU64::new(0),
             fail_flush: AtomicBool::new(false),
             fail_write: AtomicBool::new(false),
+            exclusive: AtomicBool::new(false),
+            readers: AtomicU64::new(0),
             hold_writes: Arc::default(),
             hold_reads: Arc::default(),
             hold_head: Arc::default(),
@@ -80,6 +85,13 @@ impl Platter {
 
     pub(crate) fn has_blank_head(&self) -> bool {
         self.bytes.lock().unwrap()[..1 << 20].iter().all(|byte| *byte == 0)
+    }
+
+    fn expect_no_reader(&self) -> Result<()> {
+        if self.exclusive.load(Ordering::Acquire) && self.readers.load(Ordering::Acquire) > 0 {
+            return Err(Error::new(Kind::Unavailable, "the server has a client already"));
+        }
+        Ok(())
     }
 
     pub(crate) fn take_written(&self) -> u64 {
@@ -164,6 +176,7 @@ impl Target for Handle {
     }
 
     async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.platter.expect_no_reader()?;
         self.platter.waiting.fetch_add(1, Ordering::AcqRel);
         let _free = self.platter.hold_writes.read().await;
         self.platter.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -183,6 +196,7 @@ impl Target for Handle {
     }
 
     async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
+        self.platter.expect_no_reader()?;
         let _free = self.platter.hold_writes.read().await;
         let len = usize::try_from(range.len()).unwrap();
         self.platter.bytes.lock().unwrap()[place(range.start(), len)].fill(0);
@@ -194,6 +208,7 @@ impl Target for Handle {
     }
 
     async fn flush(&self) -> Result<()> {
+        self.platter.expect_no_reader()?;
         if self.platter.fail_flush.swap(false, Ordering::AcqRel) {
             return Err(Error::new(Kind::Io, "the cache could not be written"));
         }
@@ -201,7 +216,12 @@ impl Target for Handle {
     }
 
     async fn reader(&self) -> Result<Arc<dyn Source>> {
+        self.platter.readers.fetch_add(1, Ordering::AcqRel);
         Ok(Arc::new(Reader { platter: Arc::clone(&self.platter), size: self.size }))
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.platter.exclusive.load(Ordering::Acquire)
     }
 }
 
@@ -209,6 +229,12 @@ impl Target for Handle {
 struct Reader {
     platter: Arc<Platter>,
     size: u64,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.platter.readers.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[async_trait]

@@ -245,6 +245,11 @@ impl Target for NbdTarget {
         Ok(Arc::new(NbdSource { export: Arc::new(self.export.again().await?) }))
     }
 
+    /// A server that does not promise that several clients see the same may take one only.
+    fn is_exclusive(&self) -> bool {
+        !self.export.agreed.can_multiply()
+    }
+
     fn as_local(&self) -> Option<&dyn LocalWrite> {
         None
     }

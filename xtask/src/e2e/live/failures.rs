@@ -1,6 +1,7 @@
 //! What breaks on the way: each migration ends with the right disk all the same.
 
 use super::super::carreto::Carreto;
+use super::super::nbd;
 use super::super::proxy::Proxy;
 use super::super::report::Tally;
 use super::disks::{Machine, Source};
@@ -26,22 +27,33 @@ const LEASE: u64 = 10;
 
 type Fault = fn(&mut Scene<'_>) -> Result<String>;
 
-/// What breaks, and whether it does so in the middle of the first pass.
-const FAULTS: &[(&str, bool, Fault)] = &[
-    ("agent killed twice", true, agent_killed),
-    ("receiver killed", true, receiver_killed),
-    ("link cut", true, link_cut),
-    ("agent killed while frozen", false, agent_killed_frozen),
-    ("receiver killed while frozen", false, receiver_killed_frozen),
-    ("receiver silent while frozen", false, receiver_silent),
-    ("cutover given up", false, given_up),
+/// When something breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// In the middle of the first pass.
+    Middle,
+    /// The same, on the way to an NBD export.
+    MiddleOfExport,
+    /// In the cutover.
+    Frozen,
+}
+
+const FAULTS: &[(&str, When, Fault)] = &[
+    ("agent killed twice", When::Middle, agent_killed),
+    ("receiver killed", When::Middle, receiver_killed),
+    ("link cut", When::Middle, link_cut),
+    ("server of the export killed", When::MiddleOfExport, export_killed),
+    ("agent killed while frozen", When::Frozen, agent_killed_frozen),
+    ("receiver killed while frozen", When::Frozen, receiver_killed_frozen),
+    ("receiver silent while frozen", When::Frozen, receiver_silent),
+    ("cutover given up", When::Frozen, given_up),
 ];
 
 pub(super) fn run_all(carreto: &Carreto, oracle: &Oracle, folder: &Path, tally: &mut Tally) {
-    for (number, (name, in_the_middle, fault)) in FAULTS.iter().enumerate() {
+    for (number, (name, when, fault)) in FAULTS.iter().enumerate() {
         let folder = folder.join(format!("fault-{number}"));
         super::check(tally, name, || {
-            let mut scene = Scene::new(carreto, oracle, &folder, *in_the_middle)?;
+            let mut scene = Scene::new(carreto, oracle, &folder, *when)?;
             Ok(vec![fault(&mut scene)?])
         });
         let _ = std::fs::remove_dir_all(folder);
@@ -57,22 +69,53 @@ struct Scene<'a> {
     agent: Agent,
     proxy: Proxy,
     receiver: Receiver,
+    export: Option<Export>,
     source: Source,
     _pins: Machine,
 }
 
+/// The target, served over NBD.
+struct Export {
+    file: PathBuf,
+    port: u16,
+    server: nbd::Server,
+}
+
+impl Export {
+    fn start(file: &Path, port: u16) -> Result<Self> {
+        let server = nbd::Server::qemu(file, "raw", port, &["--shared", "8"])?;
+        Ok(Self { file: file.to_owned(), port, server })
+    }
+
+    /// SIGKILL; what it had not flushed is as it may be.
+    fn kill(&mut self) -> Result<()> {
+        self.server.kill()
+    }
+
+    fn come_back(&mut self) -> Result<()> {
+        *self = Self::start(&self.file, self.port)?;
+        Ok(())
+    }
+}
+
 impl<'a> Scene<'a> {
-    fn new(carreto: &'a Carreto, oracle: &'a Oracle, folder: &Path, slow: bool) -> Result<Self> {
+    fn new(carreto: &'a Carreto, oracle: &'a Oracle, folder: &Path, when: When) -> Result<Self> {
         let pins = Machine::prepare()?;
         let mut source = Source::make(folder, "ext4", SIZE)?;
         loads::random_writes(&mut source, 10)?;
         let (address, target) = (ends::free_address()?, folder.join("target.img"));
         let proxy = Proxy::start(&address)?;
-        let routes =
-            [Route { server: &ends::server(1), disk: source.disk.name()?, target: &target }];
+        let export = if when == When::MiddleOfExport {
+            std::fs::File::create(&target)?.set_len(SIZE)?;
+            Some(Export::start(&target, nbd::free_port()?)?)
+        } else {
+            None
+        };
+        let named = export.as_ref().map_or(&*target, |export| Path::new(&export.server.url));
+        let routes = [Route { server: &ends::server(1), disk: source.disk.name()?, target: named }];
         let listen = (&*address, &[proxy.address()][..]);
         let receiver = Receiver::start(carreto, &folder.join("receiver"), listen, &routes)?;
-        let bandwidth = if slow { LIMIT } else { "off" };
+        let bandwidth = if when == When::Frozen { "off" } else { LIMIT };
         // Long enough for somebody to see that the cutover has begun.
         let more = format!(
             "bandwidth = '{bandwidth}'\n[cutover]\nlease_seconds = {LEASE}\n[hooks]\n\
@@ -83,7 +126,18 @@ impl<'a> Scene<'a> {
         let token = receiver.token(&ends::server(1))?;
         let agent = Agent::new(carreto, (&home, folder), token, &source.disk.device, &more)?;
         let folder = folder.to_owned();
-        Ok(Self { carreto, oracle, folder, target, agent, proxy, receiver, source, _pins: pins })
+        Ok(Self {
+            carreto,
+            oracle,
+            folder,
+            target,
+            agent,
+            proxy,
+            receiver,
+            export,
+            source,
+            _pins: pins,
+        })
     }
 
     /// Waits until so much was sent that a failure comes in the middle.
@@ -180,6 +234,18 @@ fn link_cut(scene: &mut Scene<'_>) -> Result<String> {
     scene.agent.wait_for(&mut program, &["STALLED"])?;
     std::thread::sleep(Duration::from_secs(1));
     scene.proxy.mend();
+    scene.agent.wait_until_following(&mut program)?;
+    reconnected(scene, program)
+}
+
+fn export_killed(scene: &mut Scene<'_>) -> Result<String> {
+    let mut program = scene.agent.run()?;
+    scene.wait_for_middle(&mut program)?;
+    let export = scene.export.as_mut().ok_or("the target is no export")?;
+    export.kill()?;
+    scene.agent.wait_for(&mut program, &["STALLED"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    export.come_back()?;
     scene.agent.wait_until_following(&mut program)?;
     reconnected(scene, program)
 }

@@ -1,6 +1,7 @@
 //! Each kind of file system under every kind of change, migrated and cut over.
 
 use super::super::carreto::{Carreto, text};
+use super::super::nbd;
 use super::super::report::Tally;
 use super::disks::{LoopDisk, Machine, Mounted, Source, check_file_system, run};
 use super::ends::{self, Agent, Receiver, Route, number};
@@ -10,6 +11,7 @@ use super::proof::{self, Oracle};
 use super::traces::{Places, Traces};
 use crate::Result;
 use serde_json::Value;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -23,6 +25,8 @@ const UNDER_LOAD: Duration = Duration::from_secs(4);
 enum Twist {
     /// The target is a disk that is full of something else.
     OntoDisk,
+    /// The target is an export of a server that takes one client at a time.
+    OntoExport,
     /// The agent's program and files lie on the disk that is frozen.
     FromSource,
     /// The agent cuts over by itself.
@@ -59,6 +63,7 @@ const CASES: &[Case] = &[
         twists: &[Twist::FromSource, Twist::WhenReady],
     },
     Case { name: "ext4, a foreign tracer at work", kind: "ext4", twists: &[Twist::Traced] },
+    Case { name: "ext4 onto an NBD export", kind: "ext4", twists: &[Twist::OntoExport] },
 ];
 
 /// Migrates everything in `CASES`.
@@ -78,13 +83,27 @@ struct Scene<'a> {
     case: &'a Case,
 }
 
+/// What a target needs to be there.
+enum Held {
+    Nothing,
+    Disk(LoopDisk),
+    Export(nbd::Server),
+}
+
+impl Held {
+    /// What the receiver calls the target `found`.
+    fn name<'a>(&'a self, found: &'a Path) -> &'a Path {
+        if let Self::Export(server) = self { Path::new(&server.url) } else { found }
+    }
+}
+
 impl Scene<'_> {
     fn migrate(&self) -> Result<Vec<String>> {
         let _pins = Machine::prepare()?;
         let _tracer =
             if self.case.is(Twist::Traced) { Some(Tracer::start(&self.folder)?) } else { None };
         let mut source = Source::make(&self.folder, self.case.kind, SIZE)?;
-        let (target, target_disk) = self.target()?;
+        let (target, held) = self.target()?;
         let home =
             if self.case.is(Twist::FromSource) { source.point() } else { self.folder.clone() }
                 .join("agent");
@@ -99,8 +118,8 @@ impl Scene<'_> {
         loads::everything(&mut source)?;
         let writer = Writer::start(&source)?;
         let address = ends::free_address()?;
-        let routes =
-            [Route { server: &ends::server(1), disk: source.disk.name()?, target: &target }];
+        let named = held.name(&target);
+        let routes = [Route { server: &ends::server(1), disk: source.disk.name()?, target: named }];
         let mut receiver = Receiver::start(
             self.carreto,
             &self.folder.join("receiver"),
@@ -130,7 +149,7 @@ impl Scene<'_> {
         Traces::find(&places)?.expect(&before)?;
         receiver.end()?;
         drop(source);
-        let found = self.check_target(&target, target_disk)?;
+        let found = self.check_target(&target, held)?;
         if found < acknowledged {
             return Err(format!("{acknowledged} rows were acknowledged, {found} found").into());
         }
@@ -145,14 +164,19 @@ impl Scene<'_> {
         ])
     }
 
-    /// Where the disk goes, and the device to be detached at the end.
-    fn target(&self) -> Result<(PathBuf, Option<LoopDisk>)> {
+    /// Where the disk is to be found in the end, and how it gets there.
+    fn target(&self) -> Result<(PathBuf, Held)> {
         let file = self.folder.join("target.img");
-        if !self.case.is(Twist::OntoDisk) {
-            return Ok((file, None));
+        if self.case.is(Twist::OntoDisk) {
+            let disk = LoopDisk::random(&file, SIZE)?;
+            return Ok((disk.device.clone(), Held::Disk(disk)));
         }
-        let disk = LoopDisk::random(&file, SIZE)?;
-        Ok((disk.device.clone(), Some(disk)))
+        if self.case.is(Twist::OntoExport) {
+            File::create(&file)?.set_len(SIZE)?;
+            let server = nbd::Server::qemu(&file, "raw", nbd::free_port()?, &["--shared", "1"])?;
+            return Ok((file, Held::Export(server)));
+        }
+        Ok((file, Held::Nothing))
     }
 
     fn places(&self, home: &Path, program: &Path) -> Places {
@@ -215,8 +239,15 @@ impl Scene<'_> {
     }
 
     /// Mounts the target, which replays what its journal has, and reads the database.
-    fn check_target(&self, target: &Path, disk: Option<LoopDisk>) -> Result<u64> {
-        let disk = disk.map_or_else(|| LoopDisk::attach(target), Ok)?;
+    fn check_target(&self, target: &Path, held: Held) -> Result<u64> {
+        let disk = match held {
+            Held::Disk(disk) => disk,
+            // The server of an export lets go of the file first.
+            held => {
+                drop(held);
+                LoopDisk::attach(target)?
+            }
+        };
         let mounted = Mounted::new(&[text(&disk.device)?], &self.folder.join("target"))?;
         let found = loads::rows(&mounted.0)?;
         drop(mounted);
