@@ -56,7 +56,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "nbd", needs: &[needs::QEMU, needs::NBD], run: nbd::run },
     Suite { name: "devices", needs: &[needs::ROOT, needs::QEMU, needs::LOOP], run: devices::run },
     Suite { name: "root", needs: &[needs::ROOT], run: root_tests::run },
-    Suite { name: "live", needs: LIVE, run: live::run },
+    Suite { name: "loops", needs: LIVE, run: live::run },
     Suite { name: "s3", needs: S3, run: s3::run_minio },
     Suite { name: "s3-versitygw", needs: S3, run: s3::run_versity },
 ];
@@ -67,7 +67,10 @@ const EXTRA: &[Suite] = &[
     Suite { name: "guests", needs: GUESTS, run: guest::run },
 ];
 
-const GUESTS: &[needs::Need] = &[needs::ROOT, needs::DEBOOTSTRAP, needs::GUESTS];
+/// A name for several suites: all of online migration.
+const LIVE_SUITES: (&str, &[&str]) = ("live", &["loops", "guests"]);
+
+const GUESTS: &[needs::Need] = &[needs::ROOT, needs::DEBOOTSTRAP, needs::QEMU, needs::GUESTS];
 
 const LIVE: &[needs::Need] = &[needs::ROOT, needs::PYTHON, needs::QEMU_NBD, live::TOOLS];
 
@@ -128,6 +131,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             option if option.starts_with('-') => {
                 return Err(format!("unknown option {option}").into());
             }
+            name if name == LIVE_SUITES.0 => names.extend(LIVE_SUITES.1),
             name if SUITES.iter().chain(EXTRA).any(|suite| suite.name == name) => names.push(name),
             name => return Err(format!("unknown suite {name}").into()),
         }
@@ -241,12 +245,13 @@ mod tests {
     fn all_suites_run_unless_some_are_named() {
         let all = names(&["--allow-skip"]).expect("a good line");
         let wanted =
-            ["qemu", "write", "kill", "nbd", "devices", "root", "live", "s3", "s3-versitygw"];
+            ["qemu", "write", "kill", "nbd", "devices", "root", "loops", "s3", "s3-versitygw"];
         assert_eq!(all, wanted);
         assert_eq!(names(&["s3", "qemu"]).expect("good"), ["qemu", "s3"]);
         let big = names(&["s3-big", "--image", "disk"]);
         assert_eq!(big.expect("good"), ["s3-big"]);
         assert_eq!(names(&["guests", "qemu"]).expect("good"), ["qemu", "guests"]);
+        assert_eq!(names(&["live"]).expect("good"), ["loops", "guests"]);
     }
 
     #[test]

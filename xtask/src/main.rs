@@ -24,10 +24,11 @@ usage: cargo xtask COMMAND
 
   tidy                            check the rules that hold the workspace together
   e2e [--allow-skip] [SUITE]...   run the command carreto against real tools and servers
-                                  suites: qemu write kill devices root live s3 s3-versitygw
-                                  (all by default)
+                                  suites: qemu write kill nbd devices root loops s3
+                                  s3-versitygw (all by default)
   e2e s3-big --image FILE         upload FILE while client and server are killed
-  e2e guests                      boot Debian from its own disks in QEMU, under load; as root
+  e2e guests                      move Debian that runs in QEMU, under load; as root
+  e2e live                        all of online migration: loops and guests
   dist [--try]                    build the static binary; try it in old releases of Debian";
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! Suite `guests`: Debian in QEMU, booted from its own disks, with databases under load. Its disks
 //! are copied while it is frozen, and migrated by the agent inside, which loses its network and then
-//! its power on the way. The copies, the targets and the source are booted, and every transaction
+//! its power on the way; some meet more than that. The copies, the targets and the source are booted, and every transaction
 //! that was acknowledged must be there.
 //!
 //! Variables: `CARRETO_E2E_GUESTS` names the guests to run, with commas between; all by default.
@@ -12,6 +12,7 @@ mod machine;
 mod migrate;
 mod shell;
 mod template;
+mod trial;
 
 use super::report::Tally;
 use super::{Lab, process};
@@ -123,8 +124,10 @@ impl Stage<'_> {
         let size = layout::allocated(&prepared.disks)?;
         tally.note(&format!("{name}: Debian {}, disks of {size} MiB, {made}", template.release));
 
-        let source = layout.copy(&prepared.disks, &self.disks.join("source"))?;
-        let mut guest = layout.boot(&source, &self.logs.join("source"))?;
+        let folder = self.disks.join("source");
+        let mut source = layout.copy(&prepared.disks, &folder)?;
+        source.extend(layout.trial.more_disks(&folder)?);
+        let (mut guest, bad) = layout.trial.boot(layout, &source, &self.logs.join("source"))?;
         tally.note(&format!("{name}: {}", describe(&mut guest, self.program)?));
         tally.add_passed(1);
 
@@ -132,9 +135,12 @@ impl Stage<'_> {
         ledger::wait_for(&mut guest, layout, BEFORE)?;
         let moved = copy_frozen(&mut guest, layout, &source, &self.disks.join("frozen"))?;
         ledger::wait_for(&mut guest, layout, AFTER)?;
-        let migrated = migrate::migrate(self, guest, layout, &source).and_then(|migrated| {
+        layout.trial.begin(&mut guest)?;
+        let migrated = migrate::migrate(self, guest, bad, layout, &source).and_then(|migrated| {
             // The source is frozen: what a power cut leaves of it is the same.
-            drop(migrated.guest.power_cut()?);
+            if let Some(guest) = migrated.guest {
+                drop(guest.power_cut()?);
+            }
             let found = self.prove("migrated", layout, template, &migrated.moved)?;
             Ok((format!("{}; {found}", migrated.report), migrated.moved))
         });
@@ -163,13 +169,15 @@ impl Stage<'_> {
         let mut guest = layout.boot(&moved.disks, &logs)?;
         let boot = guest.boot.as_secs_f32();
         let counts = ledger::check(&mut guest, layout, moved)?;
+        let is_whole = moved.disks.len() > layout.paths(&logs).len();
+        let more = if is_whole { layout.trial.check(&mut guest)? } else { String::new() };
         is_healthy(&mut guest)?;
         let console = guest.console();
         guest.power_off()?;
         let replayed = replays(&std::fs::read_to_string(&console).unwrap_or_default());
         layout.examine(template, &moved.disks, &self.logs.join(format!("{what}-examined")))?;
         Ok(format!(
-            "{counts}, integrity ok, file systems clean, journals replayed {replayed}, \
+            "{counts}, integrity ok{more}, file systems clean, journals replayed {replayed}, \
              boot {boot:.0} s"
         ))
     }

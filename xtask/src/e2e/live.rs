@@ -1,4 +1,4 @@
-//! Suite `live`: servers are migrated while they work. Their disks are loop devices with file
+//! Suite `loops`: servers are migrated while they work. Their disks are loop devices with file
 //! systems under every kind of load; whether a target is the source is found without Carreto.
 //!
 //! Only file systems that the suite made are ever frozen: every agent is told its disks.
@@ -69,7 +69,7 @@ pub(super) fn run(lab: &mut Lab, tally: &mut Tally) -> Result<()> {
     let target = process::target_directory(&lab.root)?;
     let (oracle, provided) = Oracle::provide(&target.join("e2e/blake3"))?;
     lab.add(provided);
-    let folder = lab.folder("live")?;
+    let folder = lab.folder("loops")?;
     systems::run_all(&lab.carreto, &oracle, &folder, tally);
     failures::run_all(&lab.carreto, &oracle, &folder, tally);
     fleet::run_all(&lab.carreto, &oracle, &folder, tally);

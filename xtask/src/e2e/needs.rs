@@ -65,8 +65,8 @@ pub(crate) const DEBOOTSTRAP: Need = Need::Programs {
     version: Some(&["debootstrap", "--version"]),
 };
 pub(crate) const GUESTS: Need = Need::Programs {
-    programs: &["qemu-system-x86_64", "mkfs.ext4"],
-    packages: &["qemu-system-x86", "e2fsprogs"],
+    programs: &["qemu-system-x86_64", "mkfs.ext4", "mkfs.vfat"],
+    packages: &["qemu-system-x86", "e2fsprogs", "dosfstools"],
     version: Some(&["qemu-system-x86_64", "--version"]),
 };
 pub(crate) const GO: Need = Need::Go;

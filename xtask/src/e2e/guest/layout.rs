@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 const INSTALL: &str = include_str!("files/install.sh");
 const EXAMINE: &str = include_str!("files/examine.sh");
 
-/// The kernel's images and the boot loader are made inside the guest, perhaps under emulation.
+/// The kernel's images and the boot loader are made inside the guest, perhaps under emulation: 20
+/// minutes for the mirror, on two cores with other work.
 const INSTALL_LIMIT: Duration = Duration::from_mins(40);
 const EXAMINE_LIMIT: Duration = Duration::from_mins(5);
 
@@ -24,6 +25,19 @@ const EXAMINE_LIMIT: Duration = Duration::from_mins(5);
 pub(crate) enum Release {
     Usual,
     Oldest,
+}
+
+/// What the migration of a guest goes through besides a lost network and a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trial {
+    Nothing,
+    /// A place of its first disk cannot be read once.
+    BadSector,
+    /// Its kernel traces blocks, as if it had no BPF.
+    BlockTracing,
+    /// A stick with vfat, which cannot be frozen, moves too. In the end the source switches itself
+    /// off.
+    StickAndPowerOff,
 }
 
 /// A guest as the suite knows it.
@@ -41,6 +55,7 @@ pub(crate) struct Layout {
     pub(crate) churn: Option<&'static str>,
     /// Mount points, in the order in which they are frozen.
     pub(crate) freeze: &'static [&'static str],
+    pub(crate) trial: Trial,
 }
 
 pub(crate) const LAYOUTS: &[Layout] = &[
@@ -52,6 +67,7 @@ pub(crate) const LAYOUTS: &[Layout] = &[
         databases: &["/var/lib/ledger/ledger.db"],
         churn: None,
         freeze: &["/"],
+        trial: Trial::StickAndPowerOff,
     },
     Layout {
         name: "lvm",
@@ -61,6 +77,7 @@ pub(crate) const LAYOUTS: &[Layout] = &[
         databases: &["/var/lib/ledger/ledger.db", "/data/ledger/ledger.db"],
         churn: Some("/data/churn"),
         freeze: &["/data", "/boot", "/"],
+        trial: Trial::Nothing,
     },
     Layout {
         name: "raid",
@@ -70,6 +87,7 @@ pub(crate) const LAYOUTS: &[Layout] = &[
         databases: &["/var/lib/ledger/ledger.db"],
         churn: None,
         freeze: &["/"],
+        trial: Trial::BadSector,
     },
     Layout {
         name: "oldest",
@@ -79,6 +97,7 @@ pub(crate) const LAYOUTS: &[Layout] = &[
         databases: &["/var/lib/ledger/ledger.db"],
         churn: None,
         freeze: &["/"],
+        trial: Trial::BlockTracing,
     },
 ];
 
@@ -138,12 +157,22 @@ impl Layout {
     /// Boots the template with `disks` beside it.
     fn rescue(&self, template: &Template, disks: &[PathBuf], folder: &Path) -> Result<Guest> {
         let (scratch, kernel) = (Some(template.disk.as_path()), Some(&template.kernel));
-        Machine { name: self.name, disks, scratch, kernel, folder }.start()
+        Machine { scratch, kernel, ..Machine::new(self.name, disks, folder) }.start()
     }
 
     /// Boots `disks` by their own boot loader.
     pub(crate) fn boot(&self, disks: &[PathBuf], folder: &Path) -> Result<Guest> {
-        Machine { name: self.name, disks, scratch: None, kernel: None, folder }.start()
+        Machine::new(self.name, disks, folder).start()
+    }
+
+    /// The same with a first disk that cannot be read at `bad` once.
+    pub(crate) fn boot_with_bad_sector(
+        &self,
+        disks: &[PathBuf],
+        bad: u64,
+        folder: &Path,
+    ) -> Result<Guest> {
+        Machine { bad: Some(bad), ..Machine::new(self.name, disks, folder) }.start()
     }
 
     fn script(&self, script: &str) -> String {

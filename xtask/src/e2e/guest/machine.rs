@@ -45,6 +45,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) scratch: Option<&'a Path>,
     /// Instead of the boot loader of the first disk.
     pub(crate) kernel: Option<&'a Kernel>,
+    /// Where the first disk fails to be read the first time, in bytes.
+    pub(crate) bad: Option<u64>,
     /// Where its logs go: `console.log`, `acks.log` and `qemu.log`.
     pub(crate) folder: &'a Path,
 }
@@ -60,7 +62,12 @@ pub(crate) struct Guest {
     pub(crate) boot: Duration,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    /// One that boots from its first disk.
+    pub(crate) const fn new(name: &'a str, disks: &'a [PathBuf], folder: &'a Path) -> Self {
+        Self { name, disks, scratch: None, kernel: None, bad: None, folder }
+    }
+
     /// Starts it and waits until its shell answers.
     pub(crate) fn start(&self) -> Result<Guest> {
         std::fs::create_dir_all(self.folder)?;
@@ -102,10 +109,11 @@ impl Machine<'_> {
         command.args(["-chardev", &format!("file,id=acks,path={folder}/acks.log")]);
         command.args(["-device", "virtserialport,chardev=acks,name=carreto.acks"]);
         for (index, disk) in self.disks.iter().enumerate() {
-            attach(&mut command, disk, &format!("disk{index}"), "cache=writeback")?;
+            let bad = self.bad.filter(|_| index == 0);
+            attach(&mut command, &format!("disk{index}"), &kept(disk, bad)?);
         }
         if let Some(disk) = self.scratch {
-            attach(&mut command, disk, "scratch", "snapshot=on")?;
+            attach(&mut command, "scratch", &format!("snapshot=on,file={}", quoted(disk)?));
         }
         if let Some(kernel) = self.kernel {
             command.args(["-kernel", text(&kernel.image)?, "-initrd", text(&kernel.initrd)?]);
@@ -115,12 +123,31 @@ impl Machine<'_> {
     }
 }
 
-fn attach(command: &mut Command, disk: &Path, serial: &str, more: &str) -> Result<()> {
-    let file = text(disk)?.replace(',', ",,");
-    let drive = format!("if=none,id={serial},format=raw,discard=unmap,{more},file={file}");
+/// The options of a disk that keeps what is written to it.
+fn kept(disk: &Path, bad: Option<u64>) -> Result<String> {
+    let file = quoted(disk)?;
+    let Some(bad) = bad else { return Ok(format!("cache=writeback,file={file}")) };
+    let sector = bad / 512;
+    let fails = [
+        "event=none".to_owned(),
+        "iotype=read".to_owned(),
+        "errno=5".to_owned(),
+        format!("sector={sector}"),
+        "once=on".to_owned(),
+    ];
+    let fails = fails.map(|option| format!("file.inject-error.0.{option}")).join(",");
+    let image = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={file}");
+    Ok(format!("cache=writeback,{image},{fails}"))
+}
+
+fn quoted(path: &Path) -> Result<String> {
+    Ok(text(path)?.replace(',', ",,"))
+}
+
+fn attach(command: &mut Command, serial: &str, options: &str) {
+    let drive = format!("if=none,id={serial},format=raw,discard=unmap,{options}");
     let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
     command.args(["-drive", &drive, "-device", &device]);
-    Ok(())
 }
 
 /// Emulation unless the user says otherwise: inside a virtual machine there may be a KVM that
@@ -244,6 +271,12 @@ impl Guest {
         Ok(monitor)
     }
 
+    /// Waits until it has switched itself off, and returns what it had acknowledged.
+    pub(crate) fn ended(mut self) -> Result<String> {
+        self.wait()?;
+        self.acknowledged()
+    }
+
     fn wait(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -295,11 +328,13 @@ mod tests {
     fn disks_carry_their_place_as_serial_number() {
         let disks = [PathBuf::from("/a,b/one"), PathBuf::from("/two")];
         let folder = Path::new("/folder");
-        let machine = Machine { name: "plain", disks: &disks, scratch: None, kernel: None, folder };
+        let machine = Machine { bad: Some(1 << 20), ..Machine::new("plain", &disks, folder) };
         let command = machine.command(folder).expect("a command");
         let line: Vec<_> = command.get_args().filter_map(|text| text.to_str()).collect();
         let has = |wanted: &str| line.iter().any(|text| text.ends_with(wanted));
-        assert!(has("file=/a,,b/one") && has("file=/two"));
+        assert!(has("file=/two") && !has("file=/a,,b/one"));
+        let bad = line.iter().find(|text| text.contains("filename=/a,,b/one,")).expect("the first");
+        assert!(bad.contains(".driver=blkdebug") && bad.contains(".sector=2048,"), "{bad}");
         assert!(has("drive=disk0,serial=disk0") && has("drive=disk1,serial=disk1"));
         assert!(!has("snapshot=on,file=/two") && !line.contains(&"-kernel"));
     }

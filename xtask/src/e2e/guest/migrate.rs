@@ -1,9 +1,9 @@
 //! Moving a guest to other disks while it works: the agent inside, the receiver outside. On the way
 //! its network goes away for a while, and its power is cut once.
 
-use super::layout::Layout;
+use super::layout::{Layout, Trial};
 use super::machine::{Guest, HOST, SHORT};
-use super::{Moved, Stage, ledger};
+use super::{Moved, Stage, ledger, trial};
 use crate::Result;
 use crate::e2e::carreto::text;
 use crate::e2e::live::program::Program;
@@ -28,18 +28,21 @@ const SERVER: &str = "guest";
 /// sends, until it is frozen.
 const FOLLOWING: &[&str] = &["CATCHING_UP", "CONTINUOUS", "READY", "NOT_CONVERGING", "RESCAN"];
 
-/// A guest that was moved, and is left frozen.
+/// A guest that was moved.
 pub(super) struct Migrated {
-    pub(super) guest: Guest,
+    /// Frozen, unless it switched itself off.
+    pub(super) guest: Option<Guest>,
     pub(super) moved: Moved,
     /// What agent and certificate say.
     pub(super) report: String,
 }
 
-/// Moves `guest`, which runs from the disks `source`, through trouble.
+/// Moves `guest`, which runs from the disks `source`, through trouble. Its first disk cannot be read
+/// at `bad`.
 pub(super) fn migrate(
     stage: &Stage<'_>,
     mut guest: Guest,
+    bad: Option<u64>,
     layout: &Layout,
     source: &[PathBuf],
 ) -> Result<Migrated> {
@@ -48,29 +51,38 @@ pub(super) fn migrate(
     for folder in [&folder, &targets] {
         std::fs::create_dir_all(folder)?;
     }
-    let disks = layout.paths(&targets);
+    let disks = layout.trial.targets(layout, &targets);
     let (receiver, token) = start_receiver(stage, &folder, &disks)?;
-    configure(&mut guest, &token, disks.len())?;
+    configure(&mut guest, &token, disks.len(), layout.trial)?;
     start_agent(&mut guest)?;
+    let failed = bad.map(|bad| fail_to_read(&mut guest, bad)).transpose()?.unwrap_or_default();
     let first = until(&mut guest, FOLLOWING, MIGRATION_LIMIT)?;
     let offline = go_offline(&mut guest)?;
     let before = guest.power_cut()?;
     let mut guest = layout.boot(source, &stage.logs.join("source-again"))?;
     ledger::begin(&mut guest, layout)?;
+    layout.trial.begin(&mut guest)?;
     start_agent(&mut guest)?;
     let again = until(&mut guest, FOLLOWING, MIGRATION_LIMIT)?;
     ledger::wait_for(&mut guest, layout, super::AFTER)?;
     guest.succeed(&format!("{PROGRAM} agent cutover -c {CONFIG}"), SHORT)?;
     let received = receiver.wait(MIGRATION_LIMIT).and_then(|ended| ended.expect(0));
     received.map_err(|error| format!("{error}; the agent: {}", log(&mut guest)))?;
-    let acknowledged = guest.acknowledged()?;
-    let end = report(&mut guest)?;
-    if guest.acknowledged()? != acknowledged {
-        return Err("transactions were acknowledged after the commit".into());
-    }
-    verify(stage.program, &folder, &disks)?;
+    let certificate = folder.join("state/servers").join(SERVER).join("certificate.json");
+    let (guest, acknowledged, end) = if layout.trial == Trial::StickAndPowerOff {
+        let end = certified(&certificate)?;
+        (None, guest.ended()?, format!("switched itself off, {end}"))
+    } else {
+        let acknowledged = guest.acknowledged()?;
+        let end = report(&mut guest)?;
+        if guest.acknowledged()? != acknowledged {
+            return Err("transactions were acknowledged after the commit".into());
+        }
+        (Some(guest), acknowledged, end)
+    };
+    verify(stage.program, &certificate, &disks)?;
     let report = format!(
-        "{:.0} MB over the line at first; {offline}; after a power cut another {:.1} MB; {end}",
+        "{failed}{:.0} MB over the line at first; {offline}; after a power cut another {:.1} MB; {end}",
         megabytes(&first["totals"]["wire_bytes"]),
         megabytes(&again["totals"]["wire_bytes"])
     );
@@ -92,6 +104,23 @@ fn start_receiver(
         said.lines().find_map(|line| line.strip_prefix("token for guest: ").map(str::to_owned))
     })?;
     Ok((receiver, token))
+}
+
+/// Waits until the agent gives up because of the place `bad`, and starts it again.
+fn fail_to_read(guest: &mut Guest, bad: u64) -> Result<String> {
+    let report = until(guest, &["FAILED"], MIGRATION_LIMIT)?;
+    let said = trial::names_bad_place(&report, bad)?;
+    let sent = megabytes(&report["totals"]["wire_bytes"]);
+    start_agent(guest)?;
+    // Until then it is the last one that speaks.
+    let begin = Instant::now();
+    while status(guest)?["state"] == "FAILED" {
+        if begin.elapsed() > SHORT {
+            return Err(format!("the agent does not go on: {}", log(guest)).into());
+        }
+        sleep(POLL);
+    }
+    Ok(format!("FAILED after {sent:.0} MB ({said}), and again: "))
 }
 
 /// Takes the network away until the agent says so, and waits until it follows again.
@@ -161,12 +190,14 @@ fn names(count: usize) -> impl Iterator<Item = String> {
     ('a'..='z').take(count).map(|letter| format!("vd{letter}"))
 }
 
-fn configure(guest: &mut Guest, token: &str, disks: usize) -> Result<()> {
+fn configure(guest: &mut Guest, token: &str, disks: usize, trial: Trial) -> Result<()> {
     let disks: Vec<String> = names(disks).map(|name| format!("\"/dev/{name}\"")).collect();
     let disks = disks.join(", ");
+    let (first, cutover, last) = trial.settings();
     let config = format!(
         "mkdir -p /etc/carreto && cat >{CONFIG} <<'END'\ntoken = \"{token}\"\n\
-         disks = [{disks}]\n[cutover]\nmax_pause_seconds = 600\nlease_seconds = 600\nEND\nsync"
+         disks = [{disks}]\n{first}[cutover]\nmax_pause_seconds = 600\nlease_seconds = 600\n\
+         {cutover}{last}END\nsync"
     );
     guest.succeed(&config, SHORT).map(|_| ())
 }
@@ -199,11 +230,21 @@ fn report(guest: &mut Guest) -> Result<String> {
     ))
 }
 
+/// What the certificate says of the cutover.
+fn certified(certificate: &Path) -> Result<String> {
+    let document: Value = serde_json::from_slice(&std::fs::read(certificate)?)?;
+    let statement = document["statement"].as_str().ok_or("the certificate has no statement")?;
+    let statement: Value = serde_json::from_str(statement)?;
+    let trackers = statement["trackers"].as_array().ok_or("the certificate has no trackers")?;
+    let trackers: Vec<&str> = trackers.iter().filter_map(Value::as_str).collect();
+    let pause = statement["pause_ms"].as_f64().unwrap_or(f64::NAN) / 1e3;
+    Ok(format!("certified, by {}, pause {pause:.1} s", trackers.join(" and ")))
+}
+
 /// The certificate fits the targets as they are, before they are booted.
-fn verify(program: &Path, folder: &Path, disks: &[PathBuf]) -> Result<()> {
-    let certificate = folder.join("state/servers").join(SERVER).join("certificate.json");
+fn verify(program: &Path, certificate: &Path, disks: &[PathBuf]) -> Result<()> {
     let mut command = Command::new(program);
-    command.args(["verify-certificate", text(&certificate)?]);
+    command.args(["verify-certificate", text(certificate)?]);
     for (name, disk) in names(disks.len()).zip(disks) {
         command.args(["--disk", &format!("{name}={}", text(disk)?)]);
     }
