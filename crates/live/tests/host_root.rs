@@ -5,8 +5,8 @@ mod host_support;
 
 use carreto_error::Kind;
 use carreto_live::host::{
-    DiskReader, Freezable, Freezer, disk_at, file_systems, raw_users, thaw_all, wait_for_writes,
-    watchdog_main,
+    DiskReader, Freezable, Freezer, disk_at, expect_whole, file_systems, raw_users, thaw_all,
+    wait_for_writes, watchdog_main,
 };
 use host_support::{
     Agent, ROLE, SOON, Scene, Shell, Writer, agent, allowed, freezer, is_frozen, run, tell,
@@ -86,6 +86,38 @@ fn all_kinds_are_frozen_in_order_and_thawed() {
     assert!(pause >= Duration::from_millis(700) && pause < Duration::from_secs(20), "{pause:?}");
     assert!(writers.iter_mut().all(|writer| writer.ends_within(SOON)));
     assert_eq!(thaw_all(&systems).unwrap(), Vec::<std::path::PathBuf>::new());
+}
+
+/// Sections, journals and members on a second device, as the kernel tells of each.
+#[test]
+fn what_lies_on_another_device_too_is_named() {
+    let Some(_alone) = allowed("what_lies_on_another_device_too_is_named") else { return };
+    let mut scene = Scene::new();
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let first = scene.device(&format!("{kind}1.img"), 400 * MIB);
+        let second = scene.device(&format!("{kind}2.img"), 400 * MIB);
+        let (one, two) = (first.to_str().unwrap(), second.to_str().unwrap());
+        let log = format!("logdev={two}");
+        let mut options = vec![one];
+        match kind {
+            "ext4" => {
+                run("mke2fs", &["-q", "-O", "journal_dev", two]);
+                run("mkfs.ext4", &["-q", "-J", &format!("device={two}"), one]);
+            }
+            "xfs" => {
+                run("mkfs.xfs", &["-q", "-l", &log, one]);
+                options = vec!["-o", &log, one];
+            }
+            _ => drop(run("mkfs.btrfs", &["-q", "-d", "raid1", one, two])),
+        }
+        scene.mount(&options, kind);
+        let systems = scene.systems(&[&first]);
+        // The disk below the file of the second device would do as well, and is named.
+        assert!(systems.len() == 1 && !systems[0].missing.is_empty(), "{kind}: {systems:?}");
+        assert_eq!(expect_whole(&systems).unwrap_err().kind(), Kind::SourceChanged);
+        expect_whole(&scene.systems(&[&first, &second])).unwrap();
+        assert_eq!(raw_users(&[disk_at(&second).unwrap()]), [], "{kind}");
+    }
 }
 
 #[test]

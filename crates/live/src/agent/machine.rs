@@ -26,7 +26,8 @@ pub trait Machine: Send + Sync + Debug {
     /// Gets ready to freeze every file system on `disks`; nothing is frozen yet.
     ///
     /// # Errors
-    /// `TargetUnusable` names who uses a disk without a file system.
+    /// `TargetUnusable` names who uses a disk without a file system; `SourceChanged` a file system
+    /// that lies on a disk that is not among them too.
     fn prepare_freeze(&self, disks: &[MachineDisk], lease: Duration) -> Result<Box<dyn Freezing>>;
 
     /// Whether `folder` lies on a file system that a freeze of `disks` would freeze.
@@ -126,6 +127,7 @@ impl Machine for LinuxMachine {
                 .remedied_by("stop that program, by a command in hooks.before for example"));
         }
         let systems = host::file_systems(&disks)?;
+        host::expect_whole(&systems)?;
         let freezer = Freezer::prepare(&systems, lease, &self.watchdog)?;
         Ok(Box::new(LinuxFreeze::Ready(freezer, disks)))
     }
@@ -199,8 +201,10 @@ impl Freezing for LinuxFreeze {
             return Err(Error::new(Kind::Internal, "it was frozen before"));
         };
         let frozen = freezer.freeze()?;
-        // What was mounted since the preparation is not frozen.
-        frozen.check_complete(&host::file_systems(&disks)?)?;
+        // What was mounted since the preparation is not frozen, and a volume may have grown.
+        let now = host::file_systems(&disks)?;
+        frozen.check_complete(&now)?;
+        host::expect_whole(&now)?;
         *self = Self::Frozen(frozen);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::disk::Disk;
 use super::machine::{Machine, Number};
 use super::mounts::{Mount, is_covered, mounts, parse};
+use super::outside::Outside;
 use super::stack::{Below, Stack};
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeSet;
@@ -22,6 +23,10 @@ pub struct FileSystem {
     pub devno: (u32, u32),
     /// The names of the disks that it lies on.
     pub disks: Vec<String>,
+    /// The names of other disks that it lies on too; a copy without them lacks a part.
+    pub missing: Vec<String>,
+    /// The names of other disks that hold nothing but copies of what is on `disks`.
+    pub copies: Vec<String>,
     /// Whether it can be frozen, as far as its kind tells.
     pub freezable: Freezable,
     /// Whether no mount of it takes changes.
@@ -90,6 +95,7 @@ fn collect(
         }
         let best = best_of(mounts, mount.number).unwrap_or(mount);
         let inside = best.point.strip_prefix("/").unwrap_or(&best.point);
+        let outside = Outside::of(&stack, mount, disks);
         let system = FileSystem {
             mount_point: if inside.as_os_str().is_empty() {
                 root.into()
@@ -100,6 +106,8 @@ fn collect(
             source: mount.source.to_string_lossy().into_owned(),
             devno: mount.number,
             disks: names,
+            missing: outside.needed.into_iter().collect(),
+            copies: outside.copies.into_iter().collect(),
             freezable: freezable(&mount.kind),
             read_only: mount.read_only(),
         };

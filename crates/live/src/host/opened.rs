@@ -98,6 +98,8 @@ mod tests {
             source: String::new(),
             devno: mount.number,
             disks: Vec::new(),
+            missing: Vec::new(),
+            copies: Vec::new(),
             freezable: Freezable::Yes,
             read_only: false,
         }

@@ -2,6 +2,7 @@
 //! caches and loop files to whole disks.
 
 use super::disk::Disk;
+use super::journal;
 use super::machine::{BlockDevice, Machine, Number};
 use super::mounts::{Mount, holding};
 use carreto_kernel::loops::file_system_of_loop;
@@ -45,23 +46,32 @@ impl Stack<'_> {
                 continue;
             }
             let Some(device) = self.machine.device(number) else { continue };
-            todo.extend(numbers(&device.slaves()));
-            todo.extend(device.disk().and_then(|disk| disk.number()));
-            let Some(file) = device.backing_file() else { continue };
-            if let Some(number) = self.machine.number_at(&file) {
-                todo.push(number);
-                continue;
-            }
-            // The path is as seen where the device was set up, perhaps in a container. The number
-            // leads further, except to btrfs.
-            let number = self.host_of(&device);
-            let known = |mount: &&Mount| Some(mount.number) == number;
-            let mount = self.mounts.iter().find(known).or_else(|| holding(self.mounts, &file));
-            below.file_systems.extend(number.into_iter().chain(mount.map(|mount| mount.number)));
-            todo.extend(number.filter(|(major, _)| *major != 0));
-            todo.extend(mount.into_iter().flat_map(|mount| self.devices_of(mount)));
+            let under = self.under(&device);
+            below.file_systems.extend(under.file_systems);
+            todo.extend(under.devices);
         }
         below
+    }
+
+    /// What a device lies on directly.
+    pub(super) fn under(&self, device: &BlockDevice) -> Below {
+        let mut under = Below::default();
+        under.devices.extend(numbers(&device.slaves()));
+        under.devices.extend(device.disk().and_then(|disk| disk.number()));
+        let Some(file) = device.backing_file() else { return under };
+        if let Some(number) = self.machine.number_at(&file) {
+            under.devices.insert(number);
+            return under;
+        }
+        // The path is as seen where the device was set up, perhaps in a container. The number
+        // leads further, except to btrfs.
+        let number = self.host_of(device);
+        let known = |mount: &&Mount| Some(mount.number) == number;
+        let mount = self.mounts.iter().find(known).or_else(|| holding(self.mounts, &file));
+        under.file_systems.extend(number.into_iter().chain(mount.map(|mount| mount.number)));
+        under.devices.extend(number.filter(|(major, _)| *major != 0));
+        under.devices.extend(mount.into_iter().flat_map(|mount| self.devices_of(mount)));
+        under
     }
 
     /// Everything below the file at a path.
@@ -83,26 +93,43 @@ impl Stack<'_> {
             ((0, _), _) => self.machine.number_at(&mount.source).into_iter().collect(),
             (number, _) => vec![number],
         };
-        // The log and the real-time section of XFS may have devices of their own.
-        let extra = ["logdev", "rtdev"].into_iter().filter_map(|name| mount.option(name));
-        list.extend(extra.filter_map(|path| self.machine.number_at(Path::new(path))));
+        list.extend(sections_of(mount).filter_map(|path| self.machine.number_at(path)));
+        list.extend(self.journal_of(mount));
         list
     }
 
-    /// `/sys/fs/btrfs/<id>/devices` links to the members. When the source cannot be told, the file
-    /// system may be any.
+    /// Devices that the options of a mount name, and that cannot be found by these names.
+    pub(super) fn lost_names(&self, mount: &Mount) -> Vec<String> {
+        let lost = sections_of(mount).filter(|path| self.machine.number_at(path).is_none());
+        lost.map(|path| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The device of the journal of an ext4 file system, where it has one of its own: its options
+    /// do not tell.
+    fn journal_of(&self, mount: &Mount) -> Option<Number> {
+        matches!(mount.kind.as_str(), "ext3" | "ext4").then_some(())?;
+        let node = self.machine.path(self.machine.device(mount.number)?.node());
+        journal::device_of(&node)
+    }
+
+    /// `/sys/fs/btrfs/<id>/devices` links to the members. When the source cannot be told, it is
+    /// one that no other mount accounts for; when there is none such, it may be any.
     fn members_of_btrfs(&self, mount: &Mount) -> Vec<Number> {
-        let source = self.machine.number_at(&mount.source);
-        let mut any = Vec::new();
-        for id in self.machine.names("/sys/fs/btrfs") {
-            let folder = format!("/sys/fs/btrfs/{id}/devices");
-            let members = numbers(&self.machine.devices_in(folder));
-            if source.is_some_and(|source| members.contains(&source)) {
-                return members;
-            }
-            any.extend(members);
+        let members = self.machine.names("/sys/fs/btrfs").into_iter();
+        let members = members.map(|id| format!("/sys/fs/btrfs/{id}/devices"));
+        let members = members.map(|folder| numbers(&self.machine.devices_in(folder)));
+        let all: Vec<_> = members.filter(|members| !members.is_empty()).collect();
+        if let Some(source) = self.machine.number_at(&mount.source) {
+            let found = all.into_iter().find(|members| members.contains(&source));
+            return found.unwrap_or_else(|| vec![source]);
         }
-        source.map_or(any, |source| vec![source])
+        let others = self.mounts.iter().filter(|other| other.number != mount.number);
+        let others = others.filter(|other| other.kind == "btrfs");
+        let taken: Vec<_> =
+            others.filter_map(|other| self.machine.number_at(&other.source)).collect();
+        let is_free = |members: &&Vec<Number>| !members.iter().any(|one| taken.contains(one));
+        let free = all.iter().filter(is_free).flatten().copied().collect::<Vec<_>>();
+        if free.is_empty() { all.concat() } else { free }
     }
 
     /// The source names all members: `/dev/sda:/dev/sdb`.
@@ -110,6 +137,11 @@ impl Stack<'_> {
         let source = mount.source.to_string_lossy();
         source.split(':').filter_map(|path| self.machine.number_at(Path::new(path))).collect()
     }
+}
+
+/// The log and the real-time section of XFS may have devices of their own.
+fn sections_of(mount: &Mount) -> impl Iterator<Item = &Path> {
+    ["logdev", "rtdev"].into_iter().filter_map(|name| mount.option(name)).map(Path::new)
 }
 
 fn numbers(devices: &[BlockDevice]) -> Vec<Number> {

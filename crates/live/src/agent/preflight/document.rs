@@ -168,6 +168,9 @@ pub struct MountFacts {
     pub source: String,
     /// The disks that it lies on.
     pub disks: Vec<String>,
+    /// Disks that it lies on too, and that would not be migrated.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// Whether it can be frozen.
     pub freezable: bool,
     /// Why not.

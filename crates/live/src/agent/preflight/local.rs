@@ -36,7 +36,8 @@ impl Local {
         mounts::raw_users(&raw, &config.hooks, &mut findings);
         let look = disks::Look { config, machine, facts: &facts, hardware: &hardware, running };
         let disks = look.at(&found, &mounts, &mut findings);
-        if raw.is_empty() && !found.is_empty() && !running {
+        let is_whole = host::expect_whole(&systems).is_ok();
+        if raw.is_empty() && is_whole && !found.is_empty() && !running {
             mounts::rehearse(machine, &found, config.lease(), &mut findings);
         }
         places::look(config, server, &systems, &mut findings);

@@ -25,7 +25,9 @@ fn mount(system: &FileSystem, findings: &mut Findings) -> MountFacts {
         Freezable::Yes => None,
         Freezable::No(reason) => Some(reason.clone()),
     };
+    left_behind(system, &item, findings);
     match &reason {
+        None if !system.missing.is_empty() => {}
         None => findings.ok(item, format!("{} can be frozen", system.kind)),
         Some(_) if system.read_only => {
             findings.ok(item, format!("{} is mounted read-only", system.kind));
@@ -44,10 +46,23 @@ fn mount(system: &FileSystem, findings: &mut Findings) -> MountFacts {
         kind: system.kind.clone(),
         source: system.source.clone(),
         disks: system.disks.clone(),
+        missing: system.missing.clone(),
         freezable: reason.is_none(),
         reason,
         read_only: system.read_only,
         used_bytes: used(system),
+    }
+}
+
+/// Whether all of it comes along.
+fn left_behind(system: &FileSystem, item: &str, findings: &mut Findings) {
+    if let Some((text, remedy)) = system.left_behind() {
+        findings.blocked(item, text, remedy);
+    } else if !system.copies.is_empty() {
+        let (copies, disks) = (system.copies.join(", "), system.disks.join(", "));
+        let text = format!("only {disks} of a mirror is migrated, without {copies}");
+        let remedy = "the target works on with one half: add another to the mirror there";
+        findings.warning(item, text, remedy);
     }
 }
 
@@ -94,6 +109,38 @@ mod tests {
     use super::*;
     use crate::agent::preflight::document::Severity;
 
+    fn system(freezable: Freezable, read_only: bool) -> FileSystem {
+        FileSystem {
+            mount_point: "/".into(),
+            kind: "vfat".into(),
+            source: "x".into(),
+            devno: (8, 1),
+            disks: vec!["sda".into()],
+            missing: Vec::new(),
+            copies: Vec::new(),
+            freezable,
+            read_only,
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_blocks() {
+        let mut system = system(Freezable::Yes, false);
+        let found = |system: &FileSystem| {
+            let mut findings = Findings::default();
+            let facts = look(std::slice::from_ref(system), &[], &mut findings);
+            (facts[0].missing.clone(), findings.into_list())
+        };
+        system.copies = vec!["sdc".into()];
+        let (_, findings) = found(&system);
+        assert_eq!(findings[0].severity, Severity::Warning);
+        system.missing = vec!["sdb".into()];
+        let (missing, findings) = found(&system);
+        assert_eq!(missing, ["sdb"]);
+        assert_eq!((&*findings[0].item, findings[0].severity), ("mount /", Severity::Blocked));
+        assert!(findings[0].detail.contains("/dev/sdb"), "{findings:?}");
+    }
+
     #[test]
     fn what_cannot_be_frozen_is_a_warning_while_it_is_written() {
         for (freezable, read_only, severity) in [
@@ -101,15 +148,7 @@ mod tests {
             (Freezable::No("no".into()), true, Severity::Ok),
             (Freezable::No("no".into()), false, Severity::Warning),
         ] {
-            let system = FileSystem {
-                mount_point: "/".into(),
-                kind: "vfat".into(),
-                source: "x".into(),
-                devno: (8, 1),
-                disks: vec!["sda".into()],
-                freezable,
-                read_only,
-            };
+            let system = system(freezable, read_only);
             let mut findings = Findings::default();
             let found = look(&[system], &[], &mut findings);
             assert_eq!(findings.about("mount /"), Some(severity));

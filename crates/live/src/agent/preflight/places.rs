@@ -176,6 +176,8 @@ mod tests {
             source: "x".into(),
             devno,
             disks: vec!["vda".into()],
+            missing: Vec::new(),
+            copies: Vec::new(),
             freezable: Freezable::Yes,
             read_only: false,
         };
