@@ -107,6 +107,7 @@ impl Engine {
     async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
         self.expect_same_disks().await?;
         self.expect_free_run_folder().await?;
+        self.disks.iter_mut().try_for_each(super::disk::DiskSync::expect_counters)?;
         let limit = self.config.cutover.max_pause_seconds;
         for disk in &mut self.disks {
             let is_everything = disk.touched.len() == disk.granules();

@@ -74,7 +74,7 @@ pub(super) struct DiskSync {
     base: AuditPoint,
     pub(super) root: Option<String>,
     /// What the kernel had counted when the last proof began, where the tracker does not count.
-    stood: Option<KernelCounts>,
+    stood: Option<AuditPoint>,
 }
 
 /// What an epoch begins with.
@@ -215,23 +215,46 @@ impl DiskSync {
     /// The proof begins: whether the disk stands still since the last drain or look is asked by
     /// [`Self::stood_still`].
     pub(super) fn begin_proof(&mut self) {
-        self.stood = (!self.is_proved_by_tracking()).then_some(self.audit.kernel);
+        self.stood = (!self.is_proved_by_tracking()).then(|| self.audit.clone());
+    }
+
+    /// Makes sure that it can be told whether the disk stands still.
+    pub(super) fn expect_counters(&mut self) -> Result<()> {
+        if self.is_blind() && !self.tracker.audit()?.iostats {
+            return Err(self.uncounted());
+        }
+        Ok(())
+    }
+
+    fn uncounted(&self) -> Error {
+        let text = "whether the disk stands still cannot be told: nothing follows its changes, and \
+                    the kernel does not count its requests";
+        let folder = self.name().replace('/', "!");
+        Error::new(Kind::SourceChanged, text)
+            .path(self.name())
+            .remedied_by(format!("echo 1 > /sys/block/{folder}/queue/iostats, then cut over again"))
     }
 
     /// Whether nothing was written since it was read for the proof, but to `volatile`. What the
     /// tracker saw of it is dirty. Where the tracker does not count, the kernel's counters tell;
     /// writes to swap cannot be told from others there.
+    ///
+    /// # Errors
+    /// `SourceChanged` where nothing counts; what the tracker meets.
     pub(super) fn stood_still(&mut self, volatile: &GranuleSet) -> Result<bool> {
         let drain = if self.is_blind() { self.look()? } else { self.drain()? };
         let mut rest = self.dirty.clone();
         rest.subtract(volatile);
-        let Some(before) = self.stood else {
+        let Some(before) = &self.stood else {
             let is_trusted = drain.suspect.is_none();
             self.distrust = drain.suspect.or_else(|| self.distrust.take());
             return Ok(is_trusted && rest.is_empty());
         };
+        if self.is_blind() && !(before.iostats && self.audit.iostats) {
+            return Err(self.uncounted());
+        }
         let sectors = |counts: KernelCounts| (counts.write_sectors, counts.discard_sectors);
-        let is_same = sectors(before) == sectors(self.audit.kernel);
+        let is_same = sectors(before.kernel) == sectors(self.audit.kernel);
         Ok((self.is_blind() || rest.is_empty()) && (is_same || !volatile.is_empty()))
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Disk {
     gate: Arc<Gate>,
     pub(crate) read: AtomicU64,
     pub(crate) detached: AtomicBool,
+    /// Whether the kernel counts.
+    pub(crate) iostats: AtomicBool,
 }
 
 impl Disk {
@@ -72,7 +74,9 @@ impl Disk {
         let start = usize::try_from(offset).unwrap();
         inner.bytes[start..start + data.len()].copy_from_slice(data);
         let sectors = (data.len() as u64).div_ceil(512);
-        inner.kernel_sectors += sectors;
+        if self.iostats.load(Ordering::Acquire) {
+            inner.kernel_sectors += sectors;
+        }
         inner.writes += 1;
         let lost = match inner.loss {
             Loss::None => false,
@@ -190,6 +194,7 @@ impl FakeMachine {
                 gate: Arc::clone(&gate),
                 read: AtomicU64::new(0),
                 detached: AtomicBool::new(false),
+                iostats: AtomicBool::new(true),
             })
         };
         let disks: Vec<_> = contents.into_iter().map(disk).collect();
@@ -341,7 +346,7 @@ impl Tracker for FakeTracker {
             dropped: 0,
             missed_runs: 0,
             attached: true,
-            iostats: true,
+            iostats: self.disk.iostats.load(Ordering::Acquire),
             diskseq: Some(1),
             size: self.disk.size,
         })

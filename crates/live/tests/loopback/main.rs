@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod commit;
+mod counters;
 mod crowd;
 mod links;
 mod machine;

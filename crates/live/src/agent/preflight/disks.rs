@@ -118,17 +118,25 @@ fn judge(item: String, kind: TrackerKind, refused: &[String], findings: &mut Fin
     }
 }
 
-/// Whether the kernel counts requests; without it, tracking cannot be audited.
+/// Whether the kernel counts requests; without it, tracking cannot be audited, and what is not
+/// tracked cannot be said to stand still.
 fn counted(name: &str, tracker: Option<TrackerKind>, findings: &mut Findings) -> Option<bool> {
     let path = Path::new("/sys/block").join(name.replace('/', "!")).join("queue/iostats");
-    let counted = std::fs::read_to_string(&path).ok()?.trim() == "1";
-    if counted || tracker == Some(TrackerKind::Rescan) {
-        findings.ok(format!("counters {name}"), "the kernel counts requests");
-    } else {
-        let text = "the kernel does not count requests, so tracking cannot be audited and the cutover reads the whole disk";
-        findings.warning(format!("counters {name}"), text, format!("echo 1 > {}", path.display()));
+    let counted = std::fs::read_to_string(&path).ok().map(|text| text.trim() == "1");
+    let (item, remedy) = (format!("counters {name}"), format!("echo 1 > {}", path.display()));
+    match (counted, tracker) {
+        (Some(true), _) => findings.ok(item, "the kernel counts requests"),
+        (_, Some(TrackerKind::Rescan)) => {
+            let text = "the kernel does not count requests and nothing follows changes, so whether the disk stands still in the cutover cannot be told";
+            findings.blocked(item, text, remedy);
+        }
+        (Some(false), _) => {
+            let text = "the kernel does not count requests, so tracking cannot be audited and the cutover reads the whole disk";
+            findings.warning(item, text, remedy);
+        }
+        (None, _) => {}
     }
-    Some(counted)
+    counted
 }
 
 /// Bytes that file systems use on the disk; what lies on several is shared out evenly.
@@ -137,4 +145,24 @@ fn used(name: &str, mounts: &[MountFacts]) -> Option<u64> {
     let shares: Vec<_> =
         on.filter_map(|mount| mount.used_bytes?.checked_div(mount.disks.len() as u64)).collect();
     (!shares.is_empty()).then(|| shares.into_iter().fold(0, u64::saturating_add))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::preflight::document::Severity;
+
+    /// A disk of which nothing says that it is counted, as no disk is called so.
+    #[test]
+    fn what_is_not_tracked_has_to_be_counted() {
+        for (tracker, severity) in [
+            (Some(TrackerKind::Rescan), Some(Severity::Blocked)),
+            (Some(TrackerKind::Bpf), None),
+            (None, None),
+        ] {
+            let mut findings = Findings::default();
+            assert_eq!(counted("no/disk", tracker, &mut findings), None);
+            assert_eq!(findings.about("counters no/disk"), severity, "{tracker:?}");
+        }
+    }
 }
