@@ -457,8 +457,10 @@ impl Engine {
 
 fn still_written() -> Error {
     let text = "the disks are still written although every file system is frozen";
-    Error::new(Kind::SourceChanged, text)
-        .remedied_by("stop what writes to the disks directly, then cut over again")
+    Error::new(Kind::SourceChanged, text).remedied_by(
+        "stop what writes to the disks directly, and swap to no file or volume on them (swapoff \
+         in hooks.before), then cut over again",
+    )
 }
 
 fn given_up() -> Error {

@@ -10,13 +10,31 @@ use std::time::Duration;
 pub(super) fn look(
     systems: &[FileSystem],
     swaps: &[Swap],
+    hooks: &HookConfig,
     findings: &mut Findings,
 ) -> Vec<MountFacts> {
     for swap in swaps {
-        let text = format!("on {}; its content is not compared", swap.disks.join(", "));
-        findings.ok(format!("swap {}", swap.path.display()), text);
+        swapping(swap, hooks, findings);
     }
     systems.iter().map(|system| mount(system, findings)).collect()
+}
+
+/// Of swap in a file or on a volume it is not known which places of the disks it has.
+fn swapping(swap: &Swap, hooks: &HookConfig, findings: &mut Findings) {
+    let (path, disks) = (swap.path.display(), swap.disks.join(", "));
+    let item = format!("swap {path}");
+    if swap.range.is_some() {
+        findings.ok(item, format!("on {disks}; its content is not compared"));
+    } else if hooks.before.iter().any(|command| command.contains("swapoff")) {
+        findings.ok(item, format!("on {disks}; a command in hooks.before is to end it"));
+    } else {
+        let text = format!(
+            "on {disks}, in a file or on a volume: where it writes during the cutover is taken for a change, and the cutover is given up"
+        );
+        let remedy =
+            format!("end it by hooks: before = [\"swapoff {path}\"], after = [\"swapon {path}\"]");
+        findings.warning(item, text, remedy);
+    }
 }
 
 fn mount(system: &FileSystem, findings: &mut Findings) -> MountFacts {
@@ -128,7 +146,8 @@ mod tests {
         let mut system = system(Freezable::Yes, false);
         let found = |system: &FileSystem| {
             let mut findings = Findings::default();
-            let facts = look(std::slice::from_ref(system), &[], &mut findings);
+            let facts =
+                look(std::slice::from_ref(system), &[], &HookConfig::default(), &mut findings);
             (facts[0].missing.clone(), findings.into_list())
         };
         system.copies = vec!["sdc".into()];
@@ -150,11 +169,27 @@ mod tests {
         ] {
             let system = system(freezable, read_only);
             let mut findings = Findings::default();
-            let found = look(&[system], &[], &mut findings);
+            let found = look(&[system], &[], &HookConfig::default(), &mut findings);
             assert_eq!(findings.about("mount /"), Some(severity));
             assert_eq!(found[0].freezable, found[0].reason.is_none());
             assert!(found[0].used_bytes.is_some());
         }
+    }
+
+    #[test]
+    fn swap_whose_places_are_not_known_needs_a_hook() {
+        let range = carreto_block::ByteRange::from_len(0, 4096).unwrap();
+        let swap = |range| Swap { path: "/swap".into(), disks: vec!["sda".into()], range };
+        let severity = |swap, before: &[&str]| {
+            let before = before.iter().map(|text| (*text).to_owned()).collect();
+            let hooks = HookConfig { before, ..HookConfig::default() };
+            let mut findings = Findings::default();
+            look(&[], &[swap], &hooks, &mut findings);
+            findings.about("swap /swap")
+        };
+        assert_eq!(severity(swap(Some(("sda".into(), range))), &[]), Some(Severity::Ok));
+        assert_eq!(severity(swap(None), &["true"]), Some(Severity::Warning));
+        assert_eq!(severity(swap(None), &["/sbin/swapoff /swap"]), Some(Severity::Ok));
     }
 
     #[test]
