@@ -118,7 +118,7 @@ impl SysDisk {
     /// `Unsupported` for disks that hand bios on (device mapper, md, zram), because only requests
     /// are traced with absolute sectors at issue and completion, and for zoned disks.
     pub(super) fn makes_plain_requests(&self) -> Result<()> {
-        let requests = self.0.join("mq").is_dir();
+        let requests = self.makes_requests();
         let zoned = self.text("queue/zoned").is_ok_and(|model| model != "none");
         let text = match (requests, zoned) {
             (true, false) => return Ok(()),
@@ -127,11 +127,50 @@ impl SysDisk {
         };
         Err(Error::new(Kind::Unsupported, text).path(self.0.display().to_string()))
     }
+
+    /// Disks with several queues have a folder for them. Those with a single queue, before Linux
+    /// 5.0, are known by a scheduler, which what hands bios on has not.
+    fn makes_requests(&self) -> bool {
+        if ["dm", "md"].iter().any(|folder| self.0.join(folder).is_dir()) {
+            return false;
+        }
+        let schedulers = self.text("queue/scheduler").unwrap_or_default();
+        let mut names =
+            schedulers.split_ascii_whitespace().map(|name| name.trim_matches(['[', ']']));
+        self.0.join("mq").is_dir() || names.any(|name| name != "none")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_that_make_requests_are_told_from_others() {
+        for (folders, scheduler, zoned, requests) in [
+            (&["mq"][..], "[none] mq-deadline", "none", true),
+            (&["mq"], "none", "none", true),
+            (&[], "noop deadline [cfq]", "none", true),
+            (&[], "[noop]", "none", true),
+            (&[], "none", "none", false),
+            (&[], "[none]", "none", false),
+            (&[], "", "none", false),
+            (&["dm", "mq"], "[mq-deadline] none", "none", false),
+            (&["dm"], "noop [cfq]", "none", false),
+            (&["md"], "none", "none", false),
+            (&["mq"], "[none]", "host-managed", false),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            for folder in folders.iter().chain(&["queue"]) {
+                fs::create_dir(place.path().join(folder)).unwrap();
+            }
+            fs::write(place.path().join("queue/scheduler"), format!("{scheduler}\n")).unwrap();
+            fs::write(place.path().join("queue/zoned"), format!("{zoned}\n")).unwrap();
+            let disk = SysDisk(place.path().to_owned());
+            let result = disk.makes_plain_requests();
+            assert_eq!(result.is_ok(), requests, "{folders:?} {scheduler} {zoned}");
+        }
+    }
 
     #[test]
     fn the_line_of_a_new_kernel_and_of_an_old_one() {
