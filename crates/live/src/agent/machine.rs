@@ -119,13 +119,7 @@ impl Machine for LinuxMachine {
 
     fn prepare_freeze(&self, disks: &[MachineDisk], lease: Duration) -> Result<Box<dyn Freezing>> {
         let disks = again(disks)?;
-        let raw = host::raw_users(&disks);
-        if let Some(user) = raw.first() {
-            let text = format!("a disk is written without a file system: {user:?}");
-            return Err(Error::new(Kind::TargetUnusable, text)
-                .during("prepare the freeze")
-                .remedied_by("stop that program, by a command in hooks.before for example"));
-        }
+        expect_nobody(&host::raw_users(&disks))?;
         let systems = host::file_systems(&disks)?;
         host::expect_whole(&systems)?;
         let freezer = Freezer::prepare(&systems, lease, &self.watchdog)?;
@@ -170,6 +164,19 @@ pub(super) fn find(wished: &[String]) -> Result<Vec<host::Disk>> {
 fn again(disks: &[MachineDisk]) -> Result<Vec<host::Disk>> {
     let find = |disk: &MachineDisk| host::disk_at(&Path::new("/dev").join(&disk.tracked.name));
     disks.iter().map(find).collect()
+}
+
+/// Nothing could freeze a program that writes past the file systems.
+fn expect_nobody(users: &[host::RawUser]) -> Result<()> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let each = |user: &host::RawUser| format!("{} by {}", user.device, user.who());
+    let list: Vec<_> = users.iter().map(each).collect();
+    let text = format!("what no file system is on is open for writing: {}", list.join(", "));
+    Err(Error::new(Kind::TargetUnusable, text)
+        .during("prepare the freeze")
+        .remedied_by("stop these programs, by a command in hooks.before for example"))
 }
 
 #[derive(Debug)]
@@ -224,5 +231,27 @@ impl Freezing for LinuxFreeze {
     fn unfrozen(&self) -> Vec<String> {
         let Self::Frozen(frozen) = self else { return Vec::new() };
         frozen.unfrozen().iter().map(|system| system.mount_point.display().to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::RawUser;
+
+    #[test]
+    fn who_writes_past_file_systems_is_told_in_words() {
+        let user = |device: &str, process, command: &str| RawUser {
+            device: device.to_owned(),
+            disks: vec!["sda".to_owned()],
+            process,
+            command: command.to_owned(),
+        };
+        assert!(expect_nobody(&[]).is_ok());
+        let users = [user("/dev/sda2", Some(41), "ora\u{1b}cle"), user("/dev/sda3", None, "x")];
+        let error = expect_nobody(&users).unwrap_err();
+        assert_eq!(error.kind(), Kind::TargetUnusable);
+        let expected = "/dev/sda2 by process 41 (ora\\u{1b}cle), /dev/sda3 by the kernel";
+        assert!(error.detail().ends_with(expected), "{error}");
     }
 }

@@ -24,6 +24,16 @@ pub struct RawUser {
     pub command: String,
 }
 
+impl RawUser {
+    /// In words. A process calls itself what it likes.
+    pub fn who(&self) -> String {
+        match self.process {
+            Some(process) => format!("process {process} ({})", self.command.escape_debug()),
+            None => "the kernel".to_owned(),
+        }
+    }
+}
+
 /// Who has a disk of `disks`, or a device that lies on one, open for writing: programs, and the
 /// kernel itself where no file system, swap, volume or RAID explains it (DRBD, an iSCSI target,
 /// a pool of ZFS).

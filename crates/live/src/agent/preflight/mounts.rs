@@ -92,10 +92,7 @@ fn used(system: &FileSystem) -> Option<u64> {
 /// Programs that write to a disk without a file system: nothing can freeze them.
 pub(super) fn raw_users(users: &[RawUser], hooks: &HookConfig, findings: &mut Findings) {
     for user in users {
-        let who = match user.process {
-            Some(process) => format!("process {process} ({})", user.command),
-            None => "the kernel".to_owned(),
-        };
+        let who = user.who();
         let item = format!("raw {}", user.device);
         let text = format!("{who} has it open for writing, and no file system to be frozen");
         if hooks.before.is_empty() {
