@@ -1,6 +1,6 @@
 //! The running system as the agent sees it, so that the engine can be tried without one.
 
-use crate::host::{self, DiskReader, Freezer, Frozen, WatchdogCommand};
+use crate::host::{self, DiskReader, FileSystem, Freezer, Frozen, WatchdogCommand};
 use crate::track::{self, Attached, TrackedDisk, TrackerChoice};
 use carreto_block::{ByteRange, LocalRead};
 use carreto_error::{Error, Kind, Result};
@@ -82,7 +82,8 @@ pub trait Freezing: Send + Debug {
     /// `Timeout` when the freeze was lost before.
     fn stay(&mut self) -> Result<()>;
 
-    /// Mount points of what cannot be frozen and was only synchronised.
+    /// Mount points of what takes changes and could only be synchronised. Known from the freeze on,
+    /// and after its end.
     fn unfrozen(&self) -> Vec<String>;
 }
 
@@ -123,7 +124,10 @@ impl Machine for LinuxMachine {
         let systems = host::file_systems(&disks)?;
         host::expect_whole(&systems)?;
         let freezer = Freezer::prepare(&systems, lease, &self.watchdog)?;
-        Ok(Box::new(LinuxFreeze::Ready(freezer, disks)))
+        Ok(Box::new(LinuxFreeze {
+            step: Step::Ready(freezer, disks),
+            unfrozen: Vec::new(),
+        }))
     }
 
     fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool> {
@@ -180,7 +184,13 @@ fn expect_nobody(users: &[host::RawUser]) -> Result<()> {
 }
 
 #[derive(Debug)]
-enum LinuxFreeze {
+struct LinuxFreeze {
+    step: Step,
+    unfrozen: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Step {
     Ready(Freezer, Vec<host::Disk>),
     Frozen(Frozen),
     Over,
@@ -188,15 +198,15 @@ enum LinuxFreeze {
 
 impl LinuxFreeze {
     fn frozen(&mut self) -> Result<&mut Frozen> {
-        match self {
-            Self::Frozen(frozen) => Ok(frozen),
+        match &mut self.step {
+            Step::Frozen(frozen) => Ok(frozen),
             _ => Err(Error::new(Kind::Internal, "nothing is frozen")),
         }
     }
 
     fn take(&mut self) -> Result<Frozen> {
-        match std::mem::replace(self, Self::Over) {
-            Self::Frozen(frozen) => Ok(frozen),
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Frozen(frozen) => Ok(frozen),
             _ => Err(Error::new(Kind::Internal, "nothing is frozen")),
         }
     }
@@ -204,7 +214,7 @@ impl LinuxFreeze {
 
 impl Freezing for LinuxFreeze {
     fn freeze(&mut self) -> Result<()> {
-        let Self::Ready(freezer, disks) = std::mem::replace(self, Self::Over) else {
+        let Step::Ready(freezer, disks) = std::mem::replace(&mut self.step, Step::Over) else {
             return Err(Error::new(Kind::Internal, "it was frozen before"));
         };
         let frozen = freezer.freeze()?;
@@ -212,7 +222,8 @@ impl Freezing for LinuxFreeze {
         let now = host::file_systems(&disks)?;
         frozen.check_complete(&now)?;
         host::expect_whole(&now)?;
-        *self = Self::Frozen(frozen);
+        self.unfrozen = changing(frozen.unfrozen(), &now);
+        self.step = Step::Frozen(frozen);
         Ok(())
     }
 
@@ -229,15 +240,24 @@ impl Freezing for LinuxFreeze {
     }
 
     fn unfrozen(&self) -> Vec<String> {
-        let Self::Frozen(frozen) = self else { return Vec::new() };
-        frozen.unfrozen().iter().map(|system| system.mount_point.display().to_string()).collect()
+        self.unfrozen.clone()
     }
+}
+
+/// The mount points of those of `unfrozen` that are not read-only `now`.
+fn changing(unfrozen: &[FileSystem], now: &[FileSystem]) -> Vec<String> {
+    let quiet = |system: &FileSystem| {
+        let same = now.iter().find(|other| other.devno == system.devno);
+        same.is_some_and(|other| other.read_only)
+    };
+    let changing = unfrozen.iter().filter(|system| !quiet(system));
+    changing.map(|system| system.mount_point.display().to_string()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::RawUser;
+    use crate::host::{Freezable, RawUser};
 
     #[test]
     fn who_writes_past_file_systems_is_told_in_words() {
@@ -253,5 +273,25 @@ mod tests {
         assert_eq!(error.kind(), Kind::TargetUnusable);
         let expected = "/dev/sda2 by process 41 (ora\\u{1b}cle), /dev/sda3 by the kernel";
         assert!(error.detail().ends_with(expected), "{error}");
+    }
+
+    #[test]
+    fn what_may_change_although_it_was_synchronised_is_listed() {
+        let system = |minor, point: &str, read_only| FileSystem {
+            mount_point: point.into(),
+            kind: "vfat".to_owned(),
+            source: String::new(),
+            devno: (8, minor),
+            disks: vec!["sda".to_owned()],
+            missing: Vec::new(),
+            copies: Vec::new(),
+            freezable: Freezable::No("it is vfat".to_owned()),
+            read_only,
+        };
+        let unfrozen =
+            [system(1, "/boot/efi", true), system(2, "/ro", false), system(3, "/x", false)];
+        // A hook may have changed how they are mounted.
+        let now = [system(1, "/boot/efi", false), system(2, "/ro", true)];
+        assert_eq!(changing(&unfrozen, &now), ["/boot/efi", "/x"]);
     }
 }
