@@ -1,6 +1,6 @@
 //! The running system as the agent sees it, so that the engine can be tried without one.
 
-use crate::host::{self, DiskReader, FileSystem, Freezer, Frozen, WatchdogCommand};
+use crate::host::{self, DiskReader, FileSystem, Freezer, Frozen, KeptInMemory, WatchdogCommand};
 use crate::track::{self, Attached, TrackedDisk, TrackerChoice};
 use carreto_block::{ByteRange, LocalRead};
 use carreto_error::{Error, Kind, Result};
@@ -127,6 +127,7 @@ impl Machine for LinuxMachine {
         Ok(Box::new(LinuxFreeze {
             step: Step::Ready(freezer, disks),
             unfrozen: Vec::new(),
+            memory: None,
         }))
     }
 
@@ -187,6 +188,8 @@ fn expect_nobody(users: &[host::RawUser]) -> Result<()> {
 struct LinuxFreeze {
     step: Step,
     unfrozen: Vec<String>,
+    /// Last, so that it is let go after the thaw.
+    memory: Option<KeptInMemory>,
 }
 
 #[derive(Debug)]
@@ -217,6 +220,7 @@ impl Freezing for LinuxFreeze {
         let Step::Ready(freezer, disks) = std::mem::replace(&mut self.step, Step::Over) else {
             return Err(Error::new(Kind::Internal, "it was frozen before"));
         };
+        self.memory = host::keep_in_memory();
         let frozen = freezer.freeze()?;
         // What was mounted since the preparation is not frozen, and a volume may have grown.
         let now = host::file_systems(&disks)?;
@@ -232,7 +236,9 @@ impl Freezing for LinuxFreeze {
     }
 
     fn thaw(&mut self) -> Result<Duration> {
-        self.take()?.thaw()
+        let thawed = self.take()?.thaw();
+        self.memory = None;
+        thawed
     }
 
     fn stay(&mut self) -> Result<()> {

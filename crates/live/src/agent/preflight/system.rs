@@ -45,7 +45,7 @@ fn privileges(facts: &Facts, findings: &mut Findings) {
         findings.blocked("privileges", text, "run the agent as root");
     }
     if !has.lock_memory {
-        let text = "the watchdog cannot be kept in memory (CAP_IPC_LOCK)";
+        let text = "agent and watchdog cannot be kept in memory (CAP_IPC_LOCK)";
         findings.warning("privileges", text, "run the agent as root, in no container");
     }
 }
