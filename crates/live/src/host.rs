@@ -41,7 +41,7 @@ pub use hooks::{HookOutcome, run_hooks};
 pub use idle::wait_for_writes;
 pub use memory::{KeptInMemory, keep_in_memory};
 pub use opened::file_system_of;
-pub use outside::expect_whole;
+pub use outside::{expect_whole, split_volumes};
 pub use raw_users::{RawUser, raw_users};
 pub use reader::DiskReader;
 pub use session::WatchdogCommand;

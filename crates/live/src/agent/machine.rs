@@ -33,7 +33,7 @@ pub trait Machine: Send + Sync + Debug {
     /// Whether `folder` lies on a file system that a freeze of `disks` would freeze.
     ///
     /// # Errors
-    /// What looking at the disks meets.
+    /// What looking at the disks meets; `SourceChanged` as [`Self::prepare_freeze`].
     fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool>;
 
     /// Ranges of disks that may change while everything is frozen: swap.
@@ -133,6 +133,8 @@ impl Machine for LinuxMachine {
 
     fn would_freeze(&self, disks: &[MachineDisk], folder: &Path) -> Result<bool> {
         let systems = host::file_systems(&again(disks)?)?;
+        // Better known before hooks have stopped anything.
+        host::expect_whole(&systems)?;
         Ok(host::file_system_of(folder, &systems).is_some())
     }
 

@@ -4,10 +4,11 @@
 //! them only, the copy lacks a part, though every disk that was copied is equal to its source.
 
 use super::disk::Disk;
-use super::file_systems::FileSystem;
-use super::machine::{BlockDevice, Number};
+use super::file_systems::{FileSystem, all_mounts};
+use super::machine::{BlockDevice, Machine, Number};
 use super::mounts::Mount;
 use super::stack::Stack;
+use super::swaps::swap_devices;
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeSet;
 
@@ -122,6 +123,39 @@ impl FileSystem {
         );
         Some((text, remedy))
     }
+}
+
+/// The volumes and arrays that lie on some of `disks` and on others too, and that no mounted file
+/// system is on, each with the names of the others. Nothing tells whether their content is needed.
+pub fn split_volumes(disks: &[Disk]) -> Vec<(String, Vec<String>)> {
+    volumes_on(&Machine::here(), disks)
+}
+
+fn volumes_on(machine: &Machine, disks: &[Disk]) -> Vec<(String, Vec<String>)> {
+    let mounts = all_mounts(machine);
+    let stack = Stack { machine, mounts: &mounts };
+    let mut known: BTreeSet<_> = mounts.iter().flat_map(|one| stack.devices_of(one)).collect();
+    known.extend(swap_devices(machine));
+    let names = machine.names("/sys/class/block");
+    let devices: Vec<_> = names.iter().filter_map(|name| machine.device_named(name)).collect();
+    // Of a device with partitions those are used.
+    let whole = known.iter().filter_map(|number| machine.device(*number)?.disk()?.number());
+    let known: BTreeSet<_> = whole.chain(known.iter().copied()).collect();
+    let volumes = devices.iter().filter(|device| {
+        !device.slaves().is_empty()
+            && device.holders().is_empty()
+            && device.number().is_some_and(|number| !known.contains(&number))
+    });
+    let split = volumes.filter_map(|device| {
+        let number = device.number()?;
+        let outside = below(&stack, disks, number, &mut Vec::new());
+        let is_on_them = !stack.below(vec![number]).names_of(disks).is_empty();
+        let name = device.text("dm/name").map(|name| format!("/dev/mapper/{name}"));
+        let name = name.unwrap_or_else(|| device.node().to_string_lossy().into_owned());
+        (is_on_them && !outside.needed.is_empty())
+            .then(|| (name, outside.needed.into_iter().collect()))
+    });
+    split.collect()
 }
 
 fn shown(name: &str) -> String {

@@ -33,6 +33,7 @@ impl Local {
         let swaps = host::swaps(&hardware);
         let raw = host::raw_users(&hardware);
         let mounts = mounts::look(&systems, &swaps, &config.hooks, &mut findings);
+        mounts::volumes(&host::split_volumes(&hardware), &mut findings);
         mounts::raw_users(&raw, &config.hooks, &mut findings);
         let look = disks::Look { config, machine, facts: &facts, hardware: &hardware, running };
         let disks = look.at(&found, &mounts, &mut findings);

@@ -84,6 +84,17 @@ fn left_behind(system: &FileSystem, item: &str, findings: &mut Findings) {
     }
 }
 
+/// Volumes that no file system is on, and of which only a part is migrated.
+pub(super) fn volumes(split: &[(String, Vec<String>)], findings: &mut Findings) {
+    for (volume, others) in split {
+        let others = others.join(", ");
+        let text = format!("it lies on {others} too: only a part of it would be migrated");
+        let remedy =
+            format!("if its content is needed, name {others} in `disks` beside the others");
+        findings.warning(format!("volume {volume}"), text, remedy);
+    }
+}
+
 fn used(system: &FileSystem) -> Option<u64> {
     let found = rustix::fs::statvfs(&system.mount_point).ok()?;
     found.f_blocks.checked_sub(found.f_bfree)?.checked_mul(found.f_frsize)

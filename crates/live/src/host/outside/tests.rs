@@ -167,3 +167,23 @@ fn circles_end() {
     fake.mounted("20 1 253:0 / /i rw - ext4 /dev/dm-0 rw\n");
     assert_eq!(outside(&fake, &["vda"]), (vec![], vec![]));
 }
+
+#[test]
+fn volumes_without_a_file_system_are_told_of() {
+    let fake = fake();
+    for (number, below) in [(0, "vda1"), (1, "vdb1"), (2, "dm-0"), (3, "vda1"), (4, "vda1")] {
+        let name = format!("dm-{number}");
+        fake.disk(&name, (253, number), 1 << 20).built_on(&name, below);
+    }
+    for name in ["dm-2", "dm-3", "dm-4"] {
+        fake.built_on(name, "vdb1");
+    }
+    fake.attribute("dm-2", "dm/name", "vg-db\n").file("/proc/swaps", "Filename\n/dev/dm-4 x\n");
+    fake.mounted("20 1 253:3 / / rw - ext4 /dev/dm-3 rw\n");
+    let machine = fake.machine();
+    let disks = disks_of(&machine).unwrap();
+    let wanted = ("/dev/mapper/vg-db".to_owned(), names(&["vdb"]));
+    assert_eq!(volumes_on(&machine, &disks[..1]), [wanted]);
+    assert_eq!(volumes_on(&machine, &disks[2..]), []);
+    assert_eq!(volumes_on(&machine, &disks), []);
+}
