@@ -268,6 +268,9 @@ pub struct Failed {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// Whether trying again can help: the name of a [`carreto_error::Retry`]. For programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
 }
 
 impl Failed {
@@ -277,6 +280,7 @@ impl Failed {
             kind: error.kind().name().to_owned(),
             detail: carreto_error::chain_text(error),
             remedy: Some(error.remedy().to_owned()),
+            retry: Some(error.kind().retry().name().to_owned()),
         }
     }
 

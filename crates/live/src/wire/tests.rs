@@ -96,7 +96,7 @@ fn what_opens_doors_is_sent_and_not_shown() {
 
 #[test]
 fn a_message_is_called_what_it_is_on_the_wire() {
-    let failed = Failed { kind: String::new(), detail: String::new(), remedy: None };
+    let failed = Failed::of(&carreto_error::Error::new(carreto_error::Kind::Io, "x"));
     for message in [
         Control::Attached,
         Control::Open { disks: Vec::new() },
@@ -122,4 +122,15 @@ fn unknown_fields_are_ignored_and_unknown_messages_are_not() {
     let text = r#"{"type":"attach","ticket":"00","stream":1,"later":[1]}"#;
     assert!(matches!(serde_json::from_str(text), Ok(Control::Attach(Attach { stream: 1, .. }))));
     assert!(serde_json::from_str::<Control>(r#"{"type":"dance"}"#).is_err());
+}
+
+#[test]
+fn a_program_is_told_whether_to_try_again() {
+    use carreto_error::{Error, Kind};
+    for (kind, retry) in [(Kind::Unavailable, "resume"), (Kind::TargetTooSmall, "after_remedy")] {
+        let told = serde_json::to_value(Failed::of(&Error::new(kind, "x"))).expect("JSON");
+        assert_eq!((&told["kind"], &told["retry"]), (&kind.name().into(), &retry.into()));
+    }
+    let older: Failed = serde_json::from_str(r#"{"kind":"io","detail":"x"}"#).expect("still good");
+    assert_eq!(older.into_error().kind(), Kind::Io);
 }
