@@ -21,6 +21,10 @@ pub(crate) struct ReceiveArgs {
     /// Make new join tokens for servers that have not joined; older ones are worth nothing then
     #[arg(long)]
     pub(crate) new_tokens: bool,
+    /// Make a new join token for this server although it has joined, for an agent that lost its
+    /// key (repeatable); what was sent is kept, and the key that comes with it replaces the old one
+    #[arg(long, value_name = "NAME", conflicts_with = "new_tokens")]
+    pub(crate) new_token: Vec<String>,
     /// End once every server's migration is committed
     #[arg(long)]
     pub(crate) until_committed: bool,

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod pace;
 pub mod price;
 pub mod receiver;
+mod remedy;
 pub mod state;
 mod storage;
 pub mod track;

@@ -8,6 +8,7 @@
 //! The first MiB of a disk is kept beside the journal and given to the target when the migration is
 //! committed, so that a target never looks complete early.
 
+mod admission;
 mod apply;
 mod check;
 mod commit;
@@ -24,10 +25,11 @@ mod session;
 mod sessions;
 mod shelf;
 
+pub use admission::Invited;
 pub use config::{ReceiverConfig, ServerConfig, TargetConfig};
 pub use control::{FleetEntry, FleetStatus, fleet_status};
 pub use disk::{OpenedTarget, Targets};
-pub use serve::{Invited, Receiver, ReceiverEvent, ReceiverObserver};
+pub use serve::{Receiver, ReceiverEvent, ReceiverObserver};
 
 use carreto_error::{Error, Kind};
 

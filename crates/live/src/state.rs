@@ -90,7 +90,9 @@ impl State {
             Self::RolledBack => {
                 "the source works as before; see the reason, then run `carreto agent cutover` again"
             }
-            Self::Cancelled => "run `carreto agent cleanup`, or `carreto agent run` to go on",
+            Self::Cancelled => {
+                "run `carreto agent run` to go on, or `carreto agent cleanup` to leave: that removes the agent's key, and coming back then takes a new token (`carreto receive --new-token NAME`)"
+            }
         }
     }
 

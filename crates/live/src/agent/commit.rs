@@ -163,9 +163,9 @@ impl Engine {
             "the target is complete as of {frozen_at}, and the source has worked on since: what it \
              wrote later is not on the target"
         );
-        Error::new(Kind::SourceChanged, text).remedied_by(
-            "start the target only if that may be lost; otherwise move the server's folder in the \
-             receiver's state away and migrate again",
-        )
+        Error::new(Kind::SourceChanged, text).remedied_by(format!(
+            "start the target only if that may be lost; otherwise migrate again: {}",
+            crate::remedy::BEGIN_ANEW
+        ))
     }
 }

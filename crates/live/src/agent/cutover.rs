@@ -277,10 +277,11 @@ impl Engine {
             return Ok(());
         }
         let text = format!("the disks were {} and are {}", before.join(", "), now.join(", "));
-        Err(Error::new(Kind::SourceChanged, text).remedied_by(
-            "if the change is meant, give the new disks targets, move the server's folder in the \
-             receiver's state away, and begin anew; or name the disks in the configuration",
-        ))
+        Err(Error::new(Kind::SourceChanged, text).remedied_by(format!(
+            "name the disks in the configuration; or, if the change is meant, give the new disks \
+             targets, and {}",
+            crate::remedy::BEGIN_ANEW
+        )))
     }
 
     /// What the agent writes while everything is frozen must not be on what is frozen.

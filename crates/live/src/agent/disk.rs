@@ -263,10 +263,10 @@ impl DiskSync {
         if (now.size, now.diskseq) != (self.base.size, self.base.diskseq) {
             let (was, is) = (self.base.size, now.size);
             let text = format!("the disk was replaced or resized: it had {was} bytes and has {is}");
-            return Err(Error::new(Kind::SourceChanged, text).path(self.name()).remedied_by(
-                "give the target the new size, move the server's folder in the receiver's state \
-                 away, and begin anew",
-            ));
+            let remedy = format!("give the target the new size, and {}", crate::remedy::BEGIN_ANEW);
+            return Err(Error::new(Kind::SourceChanged, text)
+                .path(self.name())
+                .remedied_by(remedy));
         }
         let lately = compare(&self.audit, &now).suspect;
         let verdict = lately.or_else(|| compare(&self.base, &now).suspect);

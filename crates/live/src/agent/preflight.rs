@@ -92,7 +92,7 @@ fn token_and_key(
     match token.expires {
         Some(end) if token.is_expired(Timestamp::now()) => {
             let text = format!("the join token expired at {end} by the clock of this system");
-            findings.blocked("token", text, "print a new join token at the receiver");
+            findings.blocked("token", text, crate::remedy::NEW_TOKEN);
         }
         Some(end) => findings.ok("token", format!("the join token is good until {end}")),
         None => findings.ok("token", "the join token does not expire"),

@@ -8,6 +8,7 @@ use super::journal::{Journal, JournalHeader};
 use super::registry::{KnownDisk, Memory, Registry};
 use super::shelf::Open;
 use crate::ledger::Ledger;
+use crate::remedy;
 use crate::wire::{Knowledge, SourceDisk};
 use carreto_block::ByteRange;
 use carreto_error::{Error, Kind, Result, ResultExt as _};
@@ -124,9 +125,8 @@ fn changed(before: &[KnownDisk], now: &[KnownDisk]) -> Error {
         ),
         None => format!("the source had {} disks and has {} now", before.len(), now.len()),
     };
-    Error::new(Kind::SourceChanged, text).remedied_by(
-        "if the new disks are meant, move the server's folder in the receiver's state away and begin anew",
-    )
+    let remedy = format!("if the new disks are meant, {}", remedy::BEGIN_ANEW);
+    Error::new(Kind::SourceChanged, text).remedied_by(remedy)
 }
 
 async fn open_one(

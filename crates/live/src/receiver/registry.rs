@@ -107,7 +107,7 @@ fn fail(what: &'static str, path: &Path, error: std::io::Error) -> Error {
 fn unreadable(path: &Path, why: &str) -> Error {
     Error::new(Kind::Io, format!("it cannot be understood: {why}"))
         .path(path.display().to_string())
-        .remedied_by("move the server's folder away to begin its migration anew")
+        .remedied_by(format!("to begin its migration anew, {}", crate::remedy::BEGIN_ANEW))
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
         for text in ["", "{}", "[1", r#"{"version":9}"#] {
             std::fs::write(registry.file("migration.json"), text).expect("written");
             let error = registry.load().expect_err("refused");
-            assert!(error.remedy().contains("move the server's folder away"), "{error}");
+            assert!(error.remedy().contains("move the server's folder"), "{error}");
         }
     }
 }

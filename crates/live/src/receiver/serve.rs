@@ -9,12 +9,12 @@ use super::sessions::Sessions;
 use super::shelf::{Open, Shelf};
 use super::{data, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
+use crate::remedy;
 use crate::state::Report;
 use crate::storage;
-use crate::trust::{Doorman, Fingerprint, Identity, Invitation, JoinToken, Secret, TlsStream, hex};
-use crate::wire::{Attach, Control, Hello, SourceDisk, kind};
+use crate::trust::{Doorman, Fingerprint, Identity, TlsStream};
+use crate::wire::{Attach, Control, SourceDisk, kind};
 use carreto_error::{Error, IoSide, Kind, Result};
-use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,15 +72,6 @@ pub trait ReceiverObserver: Send + Sync + std::fmt::Debug {
     fn event(&self, event: &ReceiverEvent<'_>);
 }
 
-/// A token that was made now.
-#[derive(Debug)]
-pub struct Invited {
-    /// The server that it is for.
-    pub server: String,
-    /// The token; its text is a secret.
-    pub token: JoinToken,
-}
-
 /// Serves agents.
 #[derive(Debug)]
 pub struct Receiver {
@@ -97,7 +88,7 @@ pub struct Receiver {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) config: ServerConfig,
-    registry: Registry,
+    pub(super) registry: Registry,
     memory: Mutex<Memory>,
     report: Mutex<Option<Report>>,
     pub(super) sessions: Sessions,
@@ -136,44 +127,6 @@ impl Receiver {
             servers.insert(server.name.clone(), Arc::new(kept));
         }
         Ok(Self { identity, targets, observer, servers, _lock: lock, config })
-    }
-
-    /// Makes tokens for the servers that have not joined and have none that is still good; with
-    /// `renew` for all that have not joined. Tokens that are replaced are worth nothing from now on.
-    ///
-    /// # Errors
-    /// `Usage` without an address to advertise; what writing the state meets.
-    pub fn invite(&self, renew: bool) -> Result<Vec<Invited>> {
-        let now = Timestamp::now();
-        let mut invited = Vec::new();
-        for (name, server) in &self.servers {
-            let mut memory = server.memory();
-            let is_good = memory.invitation.as_ref().is_some_and(|it| it.expires > now);
-            if memory.agent.is_some() || (is_good && !renew) {
-                continue;
-            }
-            let secret = Secret::random()?;
-            let expires = now
-                .checked_add(SignedDuration::from_hours(self.config.token_hours.into()))
-                .map_err(|error| Error::new(Kind::Usage, format!("token_hours: {error}")))?;
-            memory.invitation = Some(Invitation {
-                server: name.clone(),
-                secret: secret.digest(),
-                expires,
-                redeemed_by: None,
-            });
-            server.registry.save(&memory)?;
-            let token = JoinToken {
-                addresses: self.config.advertise.clone(),
-                receiver: self.identity.fingerprint(),
-                server: name.clone(),
-                secret,
-                expires: Some(expires),
-            };
-            token.check()?;
-            invited.push(Invited { server: name.clone(), token });
-        }
-        Ok(invited)
     }
 
     /// The key that tokens name.
@@ -297,37 +250,6 @@ impl Receiver {
             Error::new(Kind::Denied, "no session has the ticket that a data connection shows")
         })
     }
-
-    /// The server that `hello` is about, if the key `peer` may speak for it.
-    pub(super) fn admit(&self, hello: &Hello, peer: Fingerprint) -> Result<Arc<Server>> {
-        let denied = |text: String| {
-            Error::new(Kind::Denied, text)
-                .during("admit an agent")
-                .remedied_by("print a new join token at the receiver and give it to the agent")
-        };
-        let server = self.servers.get(&hello.server);
-        let server =
-            server.ok_or_else(|| denied(format!("there is no server {}", hello.server)))?;
-        let mut memory = server.memory();
-        if memory.agent == Some(peer) {
-            return Ok(Arc::clone(server));
-        }
-        let Some(invitation) = &mut memory.invitation else {
-            return Err(denied(format!("the key {peer} is not known for {}", hello.server)));
-        };
-        let shown = hello.secret.as_ref().and_then(|secret| hex::decode(secret.expose()));
-        let secret = shown
-            .map(Secret::from_bytes)
-            .ok_or_else(|| denied(format!("the key {peer} is not known and shows no token")))?;
-        let mut tried = invitation.clone();
-        tried.redeem(&secret, peer, Timestamp::now())?;
-        if !hello.preflight {
-            *invitation = tried;
-            memory.agent = Some(peer);
-            server.registry.save(&memory)?;
-        }
-        Ok(Arc::clone(server))
-    }
 }
 
 /// A peer that proved a key and said its first message.
@@ -351,6 +273,15 @@ impl Server {
 
     pub(super) fn remember_report(&self, report: Report) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    /// Changes what `memory` holds, and on the disk first.
+    pub(super) fn keep(&self, memory: &mut Memory, change: impl FnOnce(&mut Memory)) -> Result<()> {
+        let mut changed = memory.clone();
+        change(&mut changed);
+        self.registry.save(&changed)?;
+        *memory = changed;
+        Ok(())
     }
 
     /// Remembers that the migration is over.
@@ -389,7 +320,10 @@ impl Server {
         let memory = self.memory().clone();
         if memory.committed.is_some() {
             return Err(Error::new(Kind::SourceChanged, "the migration is committed already")
-                .remedied_by("start the target, or move the server's folder away to begin anew"));
+                .remedied_by(format!(
+                    "start the target; or, to begin anew, {}",
+                    remedy::BEGIN_ANEW
+                )));
         }
         let planned = opening::plan(&memory, &self.config, disks)?;
         let (server, targets) = (Arc::clone(self), Arc::clone(&receiver.targets));
@@ -413,10 +347,7 @@ impl Server {
     fn remember_disks(&self, disks: Vec<KnownDisk>) -> Result<()> {
         let mut memory = self.memory();
         if memory.disks.is_empty() {
-            let mut known = memory.clone();
-            known.disks = disks;
-            self.registry.save(&known)?;
-            *memory = known;
+            self.keep(&mut memory, |memory| memory.disks = disks)?;
         }
         Ok(())
     }

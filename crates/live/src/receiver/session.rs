@@ -3,7 +3,7 @@
 use super::disk::Disk;
 use super::opening;
 use super::serve::{Receiver, ReceiverEvent, Server};
-use super::{check, commit, violation};
+use super::{admission, check, commit, violation};
 use crate::frame::{self, CONTROL_LIMIT, Frame, FrameReader, FrameWriter};
 use crate::trust::{Fingerprint, Hidden, Secret, TlsStream};
 use crate::wire::{
@@ -71,6 +71,11 @@ impl Session {
     /// alone is not enough: who overheard it does not have the key.
     pub(super) fn is_open_to(&self, ticket: &Hidden, peer: Fingerprint) -> bool {
         self.peer == peer && self.ticket.expose() == ticket.expose()
+    }
+
+    /// Whether it is another key's than `peer`.
+    pub(super) fn is_foreign_to(&self, peer: Fingerprint) -> bool {
+        self.peer != peer
     }
 
     /// The place of data connection `stream`, to be held while it works. One that is just ending is
@@ -195,6 +200,11 @@ impl Line {
     }
 }
 
+/// For an agent whose key another one took the place of.
+pub(super) fn replaced() -> Error {
+    admission::denied("another agent took over this server with a new token".to_owned())
+}
+
 /// Answers a [`Hello`] and everything that follows. An error was told to the agent.
 pub(super) async fn run(
     receiver: &Arc<Receiver>,
@@ -228,6 +238,11 @@ async fn begin(
     let sessions = &server.sessions;
     let session =
         if hello.preflight { sessions.preview(peer)? } else { sessions.take_over(peer).await? };
+    if !hello.preflight && server.memory().agent != Some(peer) {
+        // Another key came while this one waited for its turn.
+        session.fail(&replaced());
+        return Err(replaced());
+    }
     receiver.tell(&ReceiverEvent::Connected { server: &hello.server, host: &hello.host, peer });
     let worked = Conversation {
         receiver,

@@ -1,6 +1,6 @@
 //! The sessions of one server: the present one, and those of preflights.
 
-use super::session::Session;
+use super::session::{Session, replaced};
 use crate::trust::{Fingerprint, Hidden};
 use carreto_error::{Error, Kind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -68,6 +68,14 @@ impl Sessions {
         let session = Session::new(*count, peer, self.streams)?;
         self.present().session = Some(Arc::clone(&session));
         Ok(session)
+    }
+
+    /// Ends every session of another key than `peer`, for good.
+    pub(super) fn expel_all_but(&self, peer: Fingerprint) {
+        let present = self.present();
+        let all = present.previews.iter().filter_map(Weak::upgrade).chain(present.session.clone());
+        all.filter(|session| session.is_foreign_to(peer))
+            .for_each(|session| session.fail(&replaced()));
     }
 
     /// Begins the session of a preflight, which takes nothing over.

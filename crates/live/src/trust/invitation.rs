@@ -49,7 +49,7 @@ impl Invitation {
     fn refusal(&self, why: &str) -> Error {
         Error::new(Kind::Denied, format!("the join token for {}: {why}", self.server))
             .during("admit an agent")
-            .remedied_by("print a new join token at the receiver and give it to the agent")
+            .remedied_by(crate::remedy::NEW_TOKEN)
     }
 }
 

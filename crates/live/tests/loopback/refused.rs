@@ -1,11 +1,13 @@
 //! Who and what is not let in.
 
 use crate::machine::FakeMachine;
+use crate::rogue::{greet, welcome};
 use crate::scene::{MIB, Scene, mixed};
 use crate::target::Platter;
 use carreto_error::Kind;
 use carreto_live::agent::Agent;
 use carreto_live::trust::{JoinToken, Secret};
+use carreto_live::wire::Control;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
@@ -78,4 +80,76 @@ async fn a_target_that_cannot_be_written_says_so() {
     scene.following().await;
     scene.cut_over(false).await;
     scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_key_is_replaced_and_nothing_is_sent_again() {
+    let mut scene = Scene::small().await;
+    let agent = scene.start();
+    scene.following().await;
+    agent.stop().await;
+    std::fs::remove_file(scene.folder.path().join("agent/agent.key")).unwrap();
+    let error = scene.start().end().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.remedy().contains("--new-token NAME"), "{}", error.remedy());
+    scene.shut().await;
+    scene.serve().await;
+    assert!(scene.receiver().invite(true).unwrap().is_empty(), "it has joined");
+    scene.token = scene.receiver().invite_again("web1").unwrap().token.to_string();
+    for disk in 0..2 {
+        scene.platter(disk).take_written();
+    }
+    let agent = scene.start();
+    scene.following().await;
+    for disk in 0..2 {
+        assert_eq!(scene.platter(disk).take_written(), 0, "disk {disk}: it has everything");
+    }
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+    let error = scene.receiver().invite_again("web1").unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains("is committed"), "{error}");
+    assert_eq!(scene.receiver().invite_again("web9").unwrap_err().kind(), Kind::Usage);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_that_was_replaced_is_out() {
+    let mut scene = Scene::small().await;
+    let (mut old, _welcome) = welcome(&scene).await;
+    let first = scene.token.clone();
+    scene.token = scene.receiver().invite_again("web1").unwrap().token.to_string();
+    // Until another one comes, the old one is good.
+    old.say(&Control::Ping).await;
+    assert!(matches!(old.hear().await, Control::Ping));
+    let (_new, heard) = greet(&scene, "other").await;
+    assert!(matches!(heard, Control::Welcome(_)), "{heard:?}");
+    assert!(old.complaint().await.contains("took over"));
+    for token in [scene.token.clone(), first] {
+        scene.token = token;
+        let (_line, heard) = greet(&scene, "agent").await;
+        let Control::Failed(failed) = heard else { panic!("{heard:?}") };
+        assert_eq!(
+            (failed.kind.as_str(), failed.retry.as_deref()),
+            ("denied", Some("after_remedy"))
+        );
+    }
+    assert!(scene.receiver().status().servers[0].joined);
+    // And so it stays.
+    scene.shut().await;
+    scene.serve().await;
+    let (_line, heard) = greet(&scene, "agent").await;
+    assert!(matches!(heard, Control::Failed(_)), "{heard:?}");
+    let (_line, heard) = greet(&scene, "other").await;
+    assert!(matches!(heard, Control::Welcome(_)), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_is_used_up_by_the_key_that_is_in_already() {
+    let mut scene = Scene::small().await;
+    drop(welcome(&scene).await);
+    scene.token = scene.receiver().invite_again("web1").unwrap().token.to_string();
+    drop(welcome(&scene).await);
+    let (_line, heard) = greet(&scene, "other").await;
+    assert!(matches!(heard, Control::Failed(_)), "{heard:?}");
+    drop(welcome(&scene).await);
 }

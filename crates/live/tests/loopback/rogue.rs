@@ -68,8 +68,9 @@ impl Line {
     }
 }
 
-pub(crate) async fn welcome(scene: &Scene) -> (Line, Welcome) {
-    let mut line = Line::open(scene).await;
+/// What the receiver answers to the key in the folder `name`, which shows the scene's token.
+pub(crate) async fn greet(scene: &Scene, name: &str) -> (Line, Control) {
+    let mut line = Line::with_key(scene, name).await;
     let token: JoinToken = scene.token.parse().unwrap();
     line.say(&Control::Hello(Hello {
         protocol: PROTOCOL,
@@ -80,9 +81,14 @@ pub(crate) async fn welcome(scene: &Scene) -> (Line, Welcome) {
         preflight: false,
     }))
     .await;
-    match line.hear().await {
-        Control::Welcome(welcome) => (line, welcome),
-        other => panic!("{other:?}"),
+    let heard = line.hear().await;
+    (line, heard)
+}
+
+pub(crate) async fn welcome(scene: &Scene) -> (Line, Welcome) {
+    match greet(scene, "agent").await {
+        (line, Control::Welcome(welcome)) => (line, welcome),
+        (_, other) => panic!("{other:?}"),
     }
 }
 

@@ -10,6 +10,7 @@ use carreto_migrate::live::{
     CancellationToken, LiveTargets, Receiver, ReceiverConfig, ReceiverEvent, ReceiverObserver,
 };
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,9 @@ pub(super) async fn run(setup: &Setup, args: &ReceiveArgs, output: Output) -> Re
     let listener = receiver.bind().await?;
     let address = listener.local_addr();
     let address = address.map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
-    for invited in receiver.invite(args.new_tokens)? {
+    let again: BTreeSet<_> = args.new_token.iter().collect();
+    let again: Result<Vec<_>> = again.into_iter().map(|name| receiver.invite_again(name)).collect();
+    for invited in again?.into_iter().chain(receiver.invite(args.new_tokens)?) {
         let (server, token) = (invited.server, invited.token.to_string());
         let text = format!("token for {server}: {token}");
         line(output, &text, &json!({"type": "token", "server": server, "token": token}))?;
