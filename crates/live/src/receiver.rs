@@ -20,6 +20,7 @@ mod head;
 mod journal;
 mod opening;
 mod registry;
+mod room;
 mod serve;
 mod session;
 mod sessions;
@@ -28,7 +29,8 @@ mod shelf;
 pub use admission::Invited;
 pub use config::{ReceiverConfig, ServerConfig, TargetConfig};
 pub use control::{FleetEntry, FleetStatus, fleet_status};
-pub use disk::{OpenedTarget, Targets};
+pub use disk::{Look, OpenedTarget, Targets};
+pub(crate) use room::needed as state_needed;
 pub use serve::{Receiver, ReceiverEvent, ReceiverObserver};
 
 use carreto_error::{Error, Kind};

@@ -204,6 +204,10 @@ pub struct Welcome {
     /// The certificate, as JSON, of a migration that was committed: nothing is left to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed: Option<String>,
+    /// Bytes that the receiver's state folder can hold for this server, with what it holds for it
+    /// already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_room: Option<u64>,
 }
 
 /// A target as configured, before anything is opened.
@@ -215,6 +219,13 @@ pub struct Planned {
     pub target: String,
     /// Bytes, where it exists already.
     pub size: Option<u64>,
+    /// Bytes that the file system of a file can hold for it, with what it takes already. Targets
+    /// share what is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// Why it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Failed>,
 }
 
 /// First message of a data connection.

@@ -12,6 +12,7 @@
 mod server;
 
 use carreto_error::{Error, Kind};
+use carreto_migrate::live::{LiveTargets, Targets as _};
 use carreto_migrate::{
     EncodeSpec, Format, ImageSpec, JobSpec, OutputFormat, Setup, Verify, WriteOptions, compare,
     encode, inspect, migrate, plan,
@@ -199,4 +200,18 @@ async fn images_name_no_exports() {
         }
     }
     assert_eq!(secret.connections.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn looks_at_an_export_with_one_client_take_turns() {
+    let server =
+        Server::start(vec![0; SIZE], Manner { one_client: true, ..Manner::default() }).await;
+    let targets = LiveTargets::new(Setup::default());
+    let look = || targets.look(&server.address);
+    let (first, second, opened, third) =
+        tokio::join!(look(), look(), targets.open(&server.address, SIZE as u64), look());
+    for seen in [first, second, third, look().await] {
+        assert_eq!((seen.size, seen.problem.is_none()), (Some(SIZE as u64), true), "{seen:?}");
+    }
+    drop(opened.unwrap());
 }

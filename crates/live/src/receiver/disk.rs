@@ -16,17 +16,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Opens targets by the names that the configuration gives them.
 #[async_trait]
 pub trait Targets: Send + Sync + Debug {
-    /// Bytes of `target`; `None` while it does not exist. Changes nothing.
+    /// Looks at `target`. Changes nothing. What is open through [`Self::open`] is no problem for
+    /// being in use.
     ///
-    /// # Errors
-    /// What looking at it meets; `TargetUnusable` when it is in use.
-    async fn size(&self, target: &str) -> Result<Option<u64>>;
+    /// Cancel safe.
+    async fn look(&self, target: &str) -> Look;
 
     /// Opens `target` for this process alone; makes a missing file of `size` bytes.
     ///
     /// # Errors
     /// What opening it meets; `TargetTooSmall`.
     async fn open(&self, target: &str, size: u64) -> Result<OpenedTarget>;
+}
+
+/// What is to be seen of a target without opening it.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Bytes; `None` while it does not exist.
+    pub size: Option<u64>,
+    /// Bytes that the file system of a file can hold for it, with what it takes already; `None`
+    /// for what is no file.
+    pub free: Option<u64>,
+    /// Why it cannot be used.
+    pub problem: Option<Error>,
+}
+
+impl Look {
+    /// At a target that cannot be used because of `problem`.
+    pub fn failed(problem: Error) -> Self {
+        Self { problem: Some(problem), ..Self::default() }
+    }
 }
 
 /// A target that is open for writing.

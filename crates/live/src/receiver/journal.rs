@@ -24,6 +24,11 @@ const STEP: u64 = 64 << 10;
 /// Granules whose leaves are read at a time.
 const WINDOW: usize = 2048;
 
+/// Bytes of the journal of a disk of `size` bytes, when no granule is zero.
+pub(super) const fn len(size: u64) -> u64 {
+    HEADER.saturating_add(granules_in(size).saturating_mul(33))
+}
+
 /// What a journal belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct JournalHeader {
@@ -84,8 +89,7 @@ impl Journal {
     /// A new journal that knows nothing, in place of what is at `path`.
     pub(super) fn create(path: &Path, header: &JournalHeader) -> Result<Self> {
         let journal = Self::open_file(path, true, header.size)?;
-        let len = HEADER + journal.granules * 33;
-        journal.file.set_len(len).map_err(journal.fail("make"))?;
+        journal.file.set_len(len(header.size)).map_err(journal.fail("make"))?;
         journal.entitle(header)?;
         Ok(journal)
     }

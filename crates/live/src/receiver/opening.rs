@@ -6,6 +6,7 @@ use super::disk::{Disk, HEAD_GRANULES, Parts, Targets};
 use super::head::Head;
 use super::journal::{Journal, JournalHeader};
 use super::registry::{KnownDisk, Memory, Registry};
+use super::room;
 use super::shelf::Open;
 use crate::ledger::Ledger;
 use crate::remedy;
@@ -32,6 +33,7 @@ pub(super) async fn open(
     planned: &[KnownDisk],
     stop: &CancellationToken,
 ) -> Result<Open> {
+    room::expect(registry, planned)?;
     let mut open = Vec::with_capacity(planned.len());
     for (number, known) in (0u16..).zip(planned) {
         let disk = open_one(targets, registry, migration, number, known, stop).await;

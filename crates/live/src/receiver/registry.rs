@@ -67,6 +67,11 @@ impl Registry {
         Ok(Self { folder })
     }
 
+    /// Where everything of this server lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file `name` of this server.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)

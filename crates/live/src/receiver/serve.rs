@@ -1,13 +1,13 @@
 //! Listening, admitting, and what is kept for each server.
 
 use super::config::{ReceiverConfig, ServerConfig};
-use super::disk::{Disk, Targets};
+use super::disk::{Disk, Look, Targets};
 use super::opening;
 use super::registry::{KnownDisk, Memory, Registry};
 use super::session::{self, Line, Session};
 use super::sessions::Sessions;
 use super::shelf::{Open, Shelf};
-use super::{data, violation};
+use super::{data, room, violation};
 use crate::frame::{self, CONTROL_LIMIT, DATA_LIMIT, FrameReader, FrameWriter, STRANGER_LIMIT};
 use crate::remedy;
 use crate::state::Report;
@@ -26,6 +26,8 @@ use tokio_util::task::TaskTracker;
 
 /// What a stranger may take for a handshake and its first message.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a look at a target may take.
+const LOOK: Duration = Duration::from_secs(5);
 /// Connections that may be strangers at a time.
 const STRANGERS: usize = 64;
 
@@ -51,6 +53,15 @@ pub enum ReceiverEvent<'a> {
         server: &'a str,
         /// Why, unless the agent closed it.
         error: Option<&'a Error>,
+    },
+    /// A target cannot be used, or may not have the space for what comes.
+    Unfit {
+        /// The server.
+        server: &'a str,
+        /// The disk of the source that it is for.
+        disk: &'a str,
+        /// Why.
+        error: &'a Error,
     },
     /// Its targets are complete.
     Committed {
@@ -188,6 +199,32 @@ impl Receiver {
         Ok(())
     }
 
+    /// Looks at `target`, for a moment only: an agent waits for the answer.
+    pub(super) async fn look(&self, target: &str) -> Look {
+        let looked = tokio::time::timeout(LOOK, self.targets.look(target)).await;
+        looked.unwrap_or_else(|_| {
+            let text = format!("the target did not answer within {} seconds", LOOK.as_secs());
+            Look::failed(Error::new(Kind::Timeout, text).remedied_by(
+                "look whether its server or storage works, and whether somebody else has it open",
+            ))
+        })
+    }
+
+    /// Looks at every target of a migration that is not over, and tells which ones cannot be used.
+    ///
+    /// Cancel safe.
+    pub async fn survey(&self) {
+        let open = self.servers.iter().filter(|(_, it)| it.memory().committed.is_none());
+        let looks = open.flat_map(|(name, server)| {
+            server.config.disks.iter().map(move |disk| async move {
+                if let Some(error) = &self.look(&disk.target).await.problem {
+                    self.tell(&ReceiverEvent::Unfit { server: name, disk: &disk.source, error });
+                }
+            })
+        });
+        futures_util::future::join_all(looks).await;
+    }
+
     pub(super) fn tell(&self, event: &ReceiverEvent<'_>) {
         self.observer.event(event);
     }
@@ -265,6 +302,11 @@ struct Visitor {
 impl Server {
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the state can hold for this server.
+    pub(super) fn room(&self) -> Option<u64> {
+        room::of(&self.registry, self.config.disks.len())
     }
 
     pub(super) fn report(&self) -> Option<Report> {

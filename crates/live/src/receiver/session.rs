@@ -1,13 +1,14 @@
 //! One control connection of one server.
 
-use super::disk::Disk;
+use super::disk::{Disk, Look};
 use super::opening;
 use super::serve::{Receiver, ReceiverEvent, Server};
 use super::{admission, check, commit, violation};
 use crate::frame::{self, CONTROL_LIMIT, Frame, FrameReader, FrameWriter};
 use crate::trust::{Fingerprint, Hidden, Secret, TlsStream};
 use crate::wire::{
-    Control, Failed, Hello, PROTOCOL, PageValues, Planned, SourceDisk, TargetDisk, Welcome, kind,
+    Control, Failed, Hello, Knowledge, PROTOCOL, PageValues, Planned, SourceDisk, TargetDisk,
+    Welcome, kind,
 };
 use carreto_error::{Error, Kind, Result};
 use std::future::Future;
@@ -21,8 +22,6 @@ use tokio_util::task::TaskTracker;
 /// Between two messages about a reading back.
 const CHECKING: Duration = Duration::from_secs(2);
 
-/// How long a look at a target may take: the agent waits for it, and can do without.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long a peer that is told an error may take to hang up.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -251,6 +250,7 @@ async fn begin(
         line,
         peer,
         preflight: hello.preflight,
+        planned: Vec::new(),
     };
     let cancel = session.cancel.clone();
     let tracked = session.tasks.token();
@@ -271,10 +271,13 @@ async fn begin(
 }
 
 async fn welcome(receiver: &Receiver, server: &Server, session: &Session) -> Welcome {
+    let is_over = server.memory().committed.is_some();
     let targets = futures_util::future::join_all(server.config.disks.iter().map(|disk| async {
-        let size = tokio::time::timeout(LOOK, receiver.targets.size(&disk.target)).await;
+        // What is complete is nobody's target any more, and may be in use.
+        let Look { size, free, problem } =
+            if is_over { Look::default() } else { receiver.look(&disk.target).await };
         let (source, target) = (disk.source.clone(), disk.target.clone());
-        Planned { source, target, size: size.ok().and_then(Result::ok).flatten() }
+        Planned { source, target, size, free, problem: problem.as_ref().map(Failed::of) }
     }));
     let targets = targets.await;
     let memory = server.memory();
@@ -288,6 +291,7 @@ async fn welcome(receiver: &Receiver, server: &Server, session: &Session) -> Wel
         targets,
         clock: jiff::Timestamp::now().as_second(),
         committed: memory.committed.clone(),
+        state_room: server.room(),
     }
 }
 
@@ -298,11 +302,14 @@ struct Conversation<'a> {
     line: &'a mut Line,
     peer: Fingerprint,
     preflight: bool,
+    /// The targets as the agent was told of them.
+    planned: Vec<Planned>,
 }
 
 impl Conversation<'_> {
     async fn run(mut self) -> Result<()> {
         let welcome = welcome(self.receiver, self.server, self.session).await;
+        self.planned.clone_from(&welcome.targets);
         self.line.say(&Control::Welcome(welcome)).await?;
         while let Some(message) = self.line.hear().await? {
             self.answer(message).await?;
@@ -345,6 +352,9 @@ impl Conversation<'_> {
     async fn open(&mut self, disks: &[SourceDisk]) -> Result<()> {
         let work = self.server.open(self.receiver, disks);
         let open = with_signs_of_life(self.line, work, || Control::Ping).await?;
+        for disk in &open {
+            self.warn_of_little_space(disk);
+        }
         let told = open.iter().map(|disk| TargetDisk {
             target: disk.target_name.clone(),
             known: opening::knowledge_of(disk),
@@ -364,6 +374,22 @@ impl Conversation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Files are sparse, so whether the space will do shows only as they fill.
+    fn warn_of_little_space(&self, disk: &Disk) {
+        let planned = self.planned.iter().find(|planned| planned.target == disk.target_name);
+        let Some((planned, free)) = planned.and_then(|it| Some((it, it.free?))) else { return };
+        if free >= disk.size() || opening::knowledge_of(disk) == Knowledge::Kept {
+            return;
+        }
+        let text = format!("its file system can take {free} bytes, the disk has {}", disk.size());
+        let error = Error::new(Kind::TargetUnusable, text).needed(disk.size());
+        self.receiver.tell(&ReceiverEvent::Unfit {
+            server: &self.server.config.name,
+            disk: &planned.source,
+            error: &error,
+        });
     }
 
     async fn pages(&mut self, disk: u16, pages: &[u64]) -> Result<()> {

@@ -134,3 +134,10 @@ fn a_program_is_told_whether_to_try_again() {
     let older: Failed = serde_json::from_str(r#"{"kind":"io","detail":"x"}"#).expect("still good");
     assert_eq!(older.into_error().kind(), Kind::Io);
 }
+
+#[test]
+fn a_receiver_that_says_less_about_its_targets_is_understood() {
+    let text = r#"{"source":"vda","target":"/dev/vdb","size":7}"#;
+    let planned: Planned = serde_json::from_str(text).expect("still good");
+    assert_eq!((planned.size, planned.free, planned.problem), (Some(7), None, None));
+}

@@ -153,3 +153,27 @@ async fn a_new_token_is_used_up_by_the_key_that_is_in_already() {
     assert!(matches!(heard, Control::Failed(_)), "{heard:?}");
     drop(welcome(&scene).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_that_cannot_be_used_are_told_of_at_the_start() {
+    let scene = Scene::small().await;
+    scene.receiver().survey().await;
+    assert!(!scene.ears.heard("Unfit"));
+    *scene.targets.refusal.lock().unwrap() = Some((Kind::TargetUnusable, "it is mounted"));
+    scene.receiver().survey().await;
+    assert_eq!(scene.ears.count("Unfit { server: \"web1\", disk: \"vd"), 2);
+    assert!(scene.ears.heard("it is mounted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_with_little_space_is_told_of_once() {
+    let scene = Scene::small().await;
+    *scene.targets.free.lock().unwrap() = Some(2 * MIB as u64 + 100);
+    for _ in 0..2 {
+        let agent = scene.start();
+        scene.following().await;
+        agent.stop().await;
+        assert_eq!(scene.ears.count("Unfit"), 1, "{:#?}", scene.ears.told.lock().unwrap());
+    }
+    assert!(scene.ears.heard("can take 2097252 bytes, the disk has 3146240"));
+}

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use carreto_block::{ByteRange, Extent, Placement, Source, Stamp, Target, TargetCaps};
 use carreto_error::{Error, Kind, Result};
-use carreto_live::receiver::{OpenedTarget, Targets};
+use carreto_live::receiver::{Look, OpenedTarget, Targets};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -108,6 +108,8 @@ pub(crate) struct FakeTargets {
     /// Counts the targets that were opened.
     pub(crate) opens: AtomicU64,
     pub(crate) refusal: Mutex<Option<(Kind, &'static str)>>,
+    /// What the file system of every target can hold.
+    pub(crate) free: Mutex<Option<u64>>,
 }
 
 impl FakeTargets {
@@ -118,8 +120,12 @@ impl FakeTargets {
 
 #[async_trait]
 impl Targets for FakeTargets {
-    async fn size(&self, target: &str) -> Result<Option<u64>> {
-        Ok(Some(self.platter(target).bytes.lock().unwrap().len() as u64))
+    async fn look(&self, target: &str) -> Look {
+        if let Some((kind, text)) = *self.refusal.lock().unwrap() {
+            return Look::failed(Error::new(kind, text));
+        }
+        let size = self.platter(target).bytes.lock().unwrap().len() as u64;
+        Look { size: Some(size), free: *self.free.lock().unwrap(), problem: None }
     }
 
     async fn open(&self, target: &str, size: u64) -> Result<OpenedTarget> {

@@ -35,6 +35,8 @@ pub(super) async fn run(setup: &Setup, args: &ReceiveArgs, output: Output) -> Re
     let text = format!("listening on {address}, with the key {key}");
     line(output, &text, &json!({"type": "listening", "address": address, "key": key}))?;
     let stop = stopped_with(setup);
+    let looking = Arc::clone(&receiver);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { looking.survey().await }));
     let status = tokio::spawn(Arc::clone(&receiver).answer_status(stop.clone()));
     if args.until_committed {
         tokio::spawn(end_when_committed(Arc::clone(&receiver), stop.clone()));
@@ -78,6 +80,14 @@ impl ReceiverObserver for Tell {
                 });
                 ("disconnected", format!("{server}: disconnected{why}"))
             }
+            ReceiverEvent::Unfit { server, disk, error } => (
+                "warning",
+                format!(
+                    "{server}: the target of {disk}: {} (remedy: {})",
+                    carreto_error::chain_text(*error),
+                    error.remedy()
+                ),
+            ),
             ReceiverEvent::Committed { server } => ("committed", format!("{server}: committed")),
             ReceiverEvent::Refused { peer, error } => {
                 ("refused", format!("{peer}: {}", carreto_error::chain_text(*error)))

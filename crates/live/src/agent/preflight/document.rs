@@ -2,6 +2,7 @@
 
 use crate::price;
 use crate::track::TrackerKind;
+use crate::wire::Failed;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -206,6 +207,8 @@ pub struct ReceiverFacts {
     pub clock_difference_seconds: i64,
     /// Whether the migration is over.
     pub committed: bool,
+    /// Bytes that its state folder can hold for this server; none where it does not say.
+    pub state_room: Option<u64>,
     /// The targets that are configured for this server.
     pub targets: Vec<TargetFacts>,
 }
@@ -221,6 +224,11 @@ pub struct TargetFacts {
     pub target: String,
     /// Bytes; none where it does not exist yet.
     pub size: Option<u64>,
+    /// Bytes that the file system of a file can hold for it, with what it takes already; none for
+    /// what is no file. Targets share what is free.
+    pub free: Option<u64>,
+    /// Why the receiver cannot use it.
+    pub problem: Option<Failed>,
 }
 
 /// What the line carries.

@@ -5,6 +5,7 @@ use super::super::link::Link;
 use super::document::{BandwidthFacts, DiskFacts, ReceiverFacts, TargetFacts};
 use super::findings::Findings;
 use super::line;
+use crate::receiver::state_needed;
 use crate::trust::{Dialer, Identity, JoinToken};
 use crate::wire::{Hello, PROTOCOL, Planned, Welcome};
 use carreto_error::{Error, Kind, Result};
@@ -35,10 +36,14 @@ pub(super) async fn look(
     findings.ok("receiver", text);
     let facts = facts(welcome, disks);
     clock(facts.clock_difference_seconds, findings);
-    targets(&facts.targets, disks, findings);
     if facts.committed {
+        // Its targets may be at work already.
         let text = "the receiver has committed this migration: nothing is left to be done";
-        findings.warning("migration", text, "begin a new one at the receiver if that is meant");
+        let remedy = format!("if a new one is meant, {}", crate::remedy::BEGIN_ANEW);
+        findings.warning("migration", text, remedy);
+    } else {
+        targets(&facts.targets, disks, findings);
+        state(facts.state_room, disks, findings);
     }
     let streams = config.streams.unwrap_or(welcome.streams).min(welcome.streams).max(1);
     let bandwidth = match line::measure(&link, streams).await {
@@ -93,6 +98,8 @@ fn facts(welcome: &Welcome, disks: &[DiskFacts]) -> ReceiverFacts {
         source: planned.source.clone(),
         target: planned.target.clone(),
         size: planned.size,
+        free: planned.free,
+        problem: planned.problem.clone(),
     };
     ReceiverFacts {
         version: welcome.version.clone(),
@@ -101,6 +108,7 @@ fn facts(welcome: &Welcome, disks: &[DiskFacts]) -> ReceiverFacts {
         streams: welcome.streams,
         clock_difference_seconds: welcome.clock.saturating_sub(Timestamp::now().as_second()),
         committed: welcome.committed.is_some(),
+        state_room: welcome.state_room,
         targets: welcome.targets.iter().map(target).collect(),
     }
 }
@@ -131,7 +139,7 @@ fn targets(targets: &[TargetFacts], disks: &[DiskFacts], findings: &mut Findings
                 let remedy = "add a [[server.disk]] to the receiver's configuration, or name the disks in the agent's";
                 findings.blocked(item, text, remedy);
             }
-            Some(target) => size(item, target, disk.size, findings),
+            Some(target) => fitness(item, target, disk, findings),
         }
     }
     for target in targets.iter().filter(|target| target.disk.is_none()) {
@@ -141,14 +149,106 @@ fn targets(targets: &[TargetFacts], disks: &[DiskFacts], findings: &mut Findings
     }
 }
 
-fn size(item: String, target: &TargetFacts, needed: u64, findings: &mut Findings) {
-    let name = &target.target;
+/// Whether `target` can be used for `disk`.
+fn fitness(item: String, target: &TargetFacts, disk: &DiskFacts, findings: &mut Findings) {
+    let (name, needed) = (&target.target, disk.size);
+    if let Some(problem) = &target.problem {
+        let remedy = problem.remedy.as_deref().unwrap_or("make it usable at the receiver");
+        let text = format!("the receiver cannot use {name}: {}", problem.detail);
+        return findings.blocked(item, text, format!("at the receiver: {remedy}"));
+    }
     match target.size {
         Some(size) if size < needed => {
             let text = format!("{name} has {size} bytes, the disk has {needed}");
-            findings.blocked(item, text, "give the receiver a larger target");
+            return findings.blocked(item, text, "give the receiver a larger target");
         }
-        Some(size) => findings.ok(item, format!("{name} has {size} bytes")),
-        None => findings.ok(item, format!("{name} does not exist yet and will be made")),
+        Some(size) => findings.ok(item.clone(), format!("{name} has {size} bytes")),
+        None => findings.ok(item.clone(), format!("{name} does not exist yet and will be made")),
+    }
+    if let Some(free) = target.free {
+        space(&item, name, free, disk, findings);
+    }
+}
+
+/// Files are sparse: they take what is not zero, at least what the file systems use.
+fn space(item: &str, name: &str, free: u64, disk: &DiskFacts, findings: &mut Findings) {
+    let item = format!("{item} space");
+    let remedy = "make room at the receiver, or give it a target with more space";
+    let used = disk.used_bytes.unwrap_or(0);
+    if free < used {
+        let text = format!(
+            "{name} can take {free} bytes, and the file systems of the disk use {used} already"
+        );
+        findings.blocked(item, text, remedy);
+    } else if free < disk.size {
+        let text = format!(
+            "{name} can take {free} bytes, the disk has {}: it fails when more is not zero",
+            disk.size
+        );
+        findings.warning(item, text, remedy);
+    } else {
+        findings.ok(item, format!("{name} can take {free} bytes"));
+    }
+}
+
+/// Journals fill as the first pass goes on: what does not fit is better known before.
+fn state(room: Option<u64>, disks: &[DiskFacts], findings: &mut Findings) {
+    let Some(room) = room else { return };
+    let needed = disks.iter().map(|disk| state_needed(disk.size)).fold(0, u64::saturating_add);
+    let item = "receiver state";
+    let text = format!("the journals need up to {needed} bytes, there is room for {room}");
+    if room < needed {
+        findings.blocked(item, text, "free space in the receiver's state folder");
+    } else {
+        findings.ok(item, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::{Severity, TrackerFacts};
+    use super::*;
+
+    fn disk(size: u64, used_bytes: Option<u64>) -> DiskFacts {
+        DiskFacts {
+            name: "vda".to_owned(),
+            identity: "serial:1".to_owned(),
+            size,
+            used_bytes,
+            read_only: false,
+            counted: None,
+            tracker: TrackerFacts::default(),
+            sample: None,
+        }
+    }
+
+    #[test]
+    fn what_is_used_already_has_to_fit() {
+        for (free, used, severity) in [
+            (100, None, Severity::Ok),
+            (99, None, Severity::Warning),
+            (99, Some(99), Severity::Warning),
+            (99, Some(100), Severity::Blocked),
+            (200, Some(150), Severity::Ok),
+        ] {
+            let mut findings = Findings::default();
+            space("target vda", "/a/file", free, &disk(100, used), &mut findings);
+            assert_eq!(findings.about("target vda space"), Some(severity), "{free} {used:?}");
+        }
+    }
+
+    #[test]
+    fn journals_have_to_fit() {
+        let disks = [disk(1 << 40, None), disk(1 << 30, None)];
+        let needed = state_needed(1 << 40) + state_needed(1 << 30);
+        for (room, severity) in [
+            (None, None),
+            (Some(needed), Some(Severity::Ok)),
+            (Some(needed - 1), Some(Severity::Blocked)),
+        ] {
+            let mut findings = Findings::default();
+            state(room, &disks, &mut findings);
+            assert_eq!(findings.about("receiver state"), severity);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::testing::{Fake, config, with_token};
 use super::*;
 use crate::receiver::{
-    OpenedTarget, Receiver, ReceiverConfig, ReceiverEvent, ReceiverObserver, Targets,
+    Look, OpenedTarget, Receiver, ReceiverConfig, ReceiverEvent, ReceiverObserver, Targets,
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -13,13 +13,32 @@ use tokio_util::sync::CancellationToken;
 const SIZE: u64 = 3 << 20;
 
 /// Targets that have a size and cannot be opened.
-#[derive(Debug)]
-struct Sized(u64);
+#[derive(Debug, Clone, Copy)]
+struct Sized {
+    size: u64,
+    free: Option<u64>,
+    problem: Option<&'static str>,
+}
+
+impl From<u64> for Sized {
+    fn from(size: u64) -> Self {
+        Self { size, free: None, problem: None }
+    }
+}
 
 #[async_trait]
 impl Targets for Sized {
-    async fn size(&self, target: &str) -> Result<Option<u64>> {
-        Ok((target != "missing").then_some(self.0))
+    async fn look(&self, target: &str) -> Look {
+        if self.problem == Some("hangs") {
+            std::future::pending::<()>().await;
+        }
+        Look {
+            size: (target != "missing").then_some(self.size),
+            free: self.free,
+            problem: self.problem.map(|text| {
+                Error::new(Kind::TargetUnusable, text).remedied_by("unmount it and retry")
+            }),
+        }
     }
 
     async fn open(&self, _target: &str, _size: u64) -> Result<OpenedTarget> {
@@ -35,7 +54,7 @@ impl ReceiverObserver for Deaf {
 }
 
 /// A receiver that has a token, and what ends it.
-async fn receiver(place: &Path, targets: u64) -> (JoinToken, CancellationToken) {
+async fn receiver(place: &Path, targets: impl Into<Sized>) -> (JoinToken, CancellationToken) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let text = format!(
@@ -44,7 +63,7 @@ async fn receiver(place: &Path, targets: u64) -> (JoinToken, CancellationToken) 
         place.join("receiver")
     );
     let config = ReceiverConfig::parse(&text).unwrap();
-    let receiver = Receiver::open(config, Arc::new(Sized(targets)), Arc::new(Deaf)).unwrap();
+    let receiver = Receiver::open(config, Arc::new(targets.into()), Arc::new(Deaf)).unwrap();
     let token = receiver.invite(false).unwrap().remove(0).token;
     let stop = CancellationToken::new();
     let receiver = Arc::new(receiver);
@@ -142,4 +161,45 @@ async fn an_expired_token_is_a_finding() {
     let found = check(&config, &machine(&["fake0"])).await.unwrap();
     assert_eq!(severity(&found, "token"), Some(Severity::Blocked));
     assert!(files(place.path()).is_empty());
+}
+
+fn finding<'a>(found: &'a Preflight, item: &str) -> &'a Finding {
+    found.findings.iter().find(|finding| finding.item == item).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_that_cannot_be_used_block() {
+    for (problem, remedy) in
+        [("vdb1 is mounted on /mnt", "unmount it"), ("hangs", "its server or storage works")]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let targets = Sized { problem: Some(problem), ..Sized::from(SIZE) };
+        let (token, stop) = receiver(place.path(), targets).await;
+        let config = with_token(place.path(), &token);
+        let found = check(&config, &machine(&["fake0"])).await.unwrap();
+        let told = finding(&found, "target fake0");
+        assert_eq!(told.severity, Severity::Blocked, "{told:?}");
+        let expected = problem.replace("hangs", "did not answer within 5 seconds");
+        assert!(told.detail.contains(&expected), "{told:?}");
+        assert!(told.remedy.as_ref().unwrap().contains(remedy), "{told:?}");
+        let json = serde_json::to_value(&found).unwrap();
+        assert!(json["receiver"]["targets"][0]["problem"]["kind"].is_string(), "{json}");
+        stop.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn little_space_is_told_of() {
+    for (free, severity) in [(SIZE, Severity::Ok), (SIZE - 1, Severity::Warning)] {
+        let place = tempfile::tempdir().unwrap();
+        let targets = Sized { free: Some(free), ..Sized::from(SIZE) };
+        let (token, stop) = receiver(place.path(), targets).await;
+        let config = with_token(place.path(), &token);
+        let found = check(&config, &machine(&["fake0"])).await.unwrap();
+        assert_eq!(finding(&found, "target fake0 space").severity, severity, "{found:#?}");
+        let state = finding(&found, "receiver state");
+        assert_eq!(state.severity, Severity::Ok);
+        assert!(state.detail.contains("need up to 1054256 bytes"), "{state:?}");
+        stop.cancel();
+    }
 }
