@@ -16,8 +16,9 @@ use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of a disk, at most: what is kept in memory grows with it, whatever an agent says.
-const MOST_BYTES: u64 = 1 << 50;
+/// Bytes of a disk, at most, as for trackers: what is kept in memory grows with it, whatever an
+/// agent says, and one receiver serves many.
+const MOST_BYTES: u64 = 64 << 40;
 
 /// The targets of the disks `planned`, in their order.
 ///
@@ -140,6 +141,11 @@ async fn open_one(
     stop: &CancellationToken,
 ) -> Result<Arc<Disk>> {
     let opened = targets.open(&known.target, known.size).await?;
+    let found = opened.target.size();
+    if found < known.size {
+        let text = format!("it has {found} bytes, the disk of the source has {}", known.size);
+        return Err(Error::new(Kind::TargetTooSmall, text).needed(known.size));
+    }
     let path = registry.file(&format!("{number}.ledger"));
     let trust = &opened.trusted_while;
     let header =
@@ -197,4 +203,54 @@ pub(super) async fn hide(disk: &Arc<Disk>) -> Result<()> {
 /// What was said about the content when the disk was opened.
 pub(super) fn knowledge_of(disk: &Disk) -> Knowledge {
     *disk.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::TargetConfig;
+    use super::super::disk::{Look, OpenedTarget};
+    use super::*;
+    use async_trait::async_trait;
+
+    #[derive(Debug)]
+    struct Small;
+
+    #[async_trait]
+    impl Targets for Small {
+        async fn look(&self, _target: &str) -> Look {
+            Look::default()
+        }
+
+        async fn open(&self, target: &str, _size: u64) -> Result<OpenedTarget> {
+            Ok(OpenedTarget {
+                target: Arc::new(carreto_testkit::MemTarget::blank(4096)),
+                identity: target.to_owned(),
+                trusted_while: String::new(),
+            })
+        }
+    }
+
+    fn source(size: u64) -> SourceDisk {
+        SourceDisk { name: "vda".to_owned(), identity: "serial:1".to_owned(), size }
+    }
+
+    #[test]
+    fn a_disk_that_no_tracker_would_follow_is_refused() {
+        let target = TargetConfig { source: "vda".to_owned(), target: "t".to_owned() };
+        let config = ServerConfig { name: "web1".to_owned(), disks: vec![target] };
+        assert!(assign(&config, &[source(64 << 40)]).is_ok());
+        let error = assign(&config, &[source((64 << 40) + 1)]).expect_err("too large");
+        assert_eq!(error.kind(), Kind::Limit);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_for_a_disk_whose_target_is_too_small() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open(folder.path(), "web1").expect("made");
+        let planned = [KnownDisk { identity: "i".to_owned(), size: 4097, target: "t".to_owned() }];
+        let stop = CancellationToken::new();
+        let error = open(&Small, &registry, "m", &planned, &stop).await.expect_err("too small");
+        assert_eq!((error.kind(), error.needed_bytes()), (Kind::TargetTooSmall, Some(4097)));
+        assert!(!registry.file("0.ledger").exists() && !registry.file("0.head").exists());
+    }
 }
