@@ -48,6 +48,11 @@ pub(crate) enum AgentCommand {
         after = [\"systemctl start app\"]  # when the source works on")]
     Run(AgentFile),
     /// Say where the migration stands
+    #[command(
+        after_help = "Where no agent runs, the last report of the one before is shown, with \
+        `agent_running` false\nin JSON; the exit code is 0 for a report that is there, and 5 where \
+        there is none."
+    )]
     Status(AgentFile),
     /// Send nothing until `resume`; changes are still followed
     Pause(AgentFile),

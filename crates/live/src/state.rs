@@ -96,6 +96,11 @@ impl State {
         }
     }
 
+    /// Whether nothing more happens by itself, whatever runs.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Committed | Self::Failed | Self::Cancelled)
+    }
+
     /// Whether the source stands still for the sake of the cutover.
     pub const fn is_cutover(self) -> bool {
         matches!(self, Self::Quiescing | Self::FinalSync | Self::Verifying)
@@ -113,8 +118,12 @@ pub struct Report {
     pub migration: String,
     /// Where it stands.
     pub state: State,
-    /// [`State::next_action`].
+    /// [`State::next_action`], or how to start the agent.
     pub next_action: String,
+    /// Whether an agent runs; only in the answer to who asks the agent's host, as a report that is
+    /// sent or kept may outlive its agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_running: Option<bool>,
     /// Seconds since the agent started.
     pub running_seconds: f64,
     /// Bytes that the receiver does not have yet, as far as is known.

@@ -51,6 +51,7 @@ impl Board {
             migration: String::new(),
             state: State::Registered,
             next_action: State::Registered.next_action().to_owned(),
+            agent_running: None,
             running_seconds: 0.0,
             backlog_bytes: 0,
             lag_seconds: 0.0,

@@ -6,6 +6,8 @@ use super::disk::DiskSync;
 use crate::state::Report;
 use crate::storage::{lock, write_whole};
 use carreto_error::{Error, IoSide, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -125,6 +127,13 @@ impl RunFolder {
     /// Makes this process the agent of its server while the file stays open.
     pub(super) fn take(&self) -> Result<File> {
         lock(&self.lock(), "an agent of this server runs already")
+    }
+
+    /// Whether a process is the agent of its server now. Changes nothing.
+    pub(super) fn is_taken(&self) -> bool {
+        File::open(self.lock()).is_ok_and(|file| {
+            flock(file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        })
     }
 
     /// What an earlier process left; `None` when there is nothing that can be understood.

@@ -170,8 +170,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The last report of an agent that does not answer, because it is gone or just starts or ends.
+fn left_behind(mut report: Report, is_running: bool) -> Report {
+    report.agent_running = Some(is_running);
+    if !is_running && !report.state.is_end() {
+        "no agent runs: start it with `carreto agent run`, it goes on where it was"
+            .clone_into(&mut report.next_action);
+    }
+    report
+}
+
 /// Gives the agent whose run folder is `folder` an order. When none runs and only the status is
-/// asked for, the last one said what it left behind.
+/// asked for, it is what the last one left behind; [`Report::agent_running`] tells which.
 ///
 /// # Errors
 /// `Unavailable` when no agent runs there; what it refuses.
@@ -182,7 +192,8 @@ pub async fn ask(folder: &Path, order: Order) -> Result<Report> {
         Ok(stream) => stream,
         Err(error) => {
             let last = folder.load().and_then(|state| state.report);
-            return last.filter(|_| order == Order::Status).ok_or_else(|| {
+            let last = last.filter(|_| order == Order::Status);
+            return last.map(|report| left_behind(report, folder.is_taken())).ok_or_else(|| {
                 Error::new(Kind::Unavailable, "no agent runs with this configuration")
                     .path(path.display().to_string())
                     .caused_by(error)
@@ -200,7 +211,7 @@ pub async fn ask(folder: &Path, order: Order) -> Result<Report> {
     let reply: OrderReply = serde_json::from_slice(&text)
         .map_err(|error| Error::new(Kind::Unavailable, format!("the agent's answer: {error}")))?;
     match reply {
-        OrderReply::Taken { report } => Ok(*report),
+        OrderReply::Taken { report } => Ok(Report { agent_running: Some(true), ..*report }),
         OrderReply::Refused { error } => Err(error.into_error()),
     }
 }

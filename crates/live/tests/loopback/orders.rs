@@ -139,3 +139,28 @@ async fn it_cuts_over_by_itself_and_tries_three_times() {
     scene.finish(agent).await;
     assert!(!scene.machine.is_frozen());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_whether_an_agent_runs() {
+    let scene = Scene::small().await;
+    let agent = scene.start();
+    let report = scene.following().await;
+    assert_eq!(report.agent_running, Some(true));
+    assert!(!report.next_action.contains("agent run`"), "{}", report.next_action);
+    agent.stop().await;
+    for _as_often_as_it_is_asked in 0..2 {
+        let left = ask(&scene.run_folder(), Order::Status).await.unwrap();
+        assert!(matches!(left.state, State::Continuous | State::Ready), "{:?}", left.state);
+        assert_eq!(left.agent_running, Some(false));
+        assert!(left.next_action.contains("start it with `carreto agent run`"));
+        let document = serde_json::to_value(&left).unwrap();
+        assert_eq!(document["agent_running"], false);
+    }
+    let agent = scene.start();
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+    let left = ask(&scene.run_folder(), Order::Status).await.unwrap();
+    assert_eq!((left.state, left.agent_running), (State::Committed, Some(false)));
+    assert_eq!(left.next_action, State::Committed.next_action());
+}

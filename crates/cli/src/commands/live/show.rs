@@ -77,6 +77,7 @@ fn lines(report: &Report) -> Vec<String> {
         format!("state:     {}", line(report)),
         format!("next:      {}", report.next_action),
     ];
+    lines.extend(report.agent_running.map(agent));
     lines.extend(totals(report));
     lines.extend(report.disks.iter().map(disk));
     let refused = report.disks.iter().flat_map(|disk| &disk.refused_trackers);
@@ -86,6 +87,11 @@ fn lines(report: &Report) -> Vec<String> {
         lines.extend(report.certificate.iter().map(|path| format!("proof:     {path}")));
     }
     lines
+}
+
+fn agent(is_running: bool) -> String {
+    let word = if is_running { "running" } else { "not running; this is its last report" };
+    format!("agent:     {word}")
 }
 
 fn totals(report: &Report) -> [String; 4] {
@@ -210,4 +216,15 @@ pub(super) fn cleaned(cleaned: &Cleaned, output: Output) -> Result<()> {
         lines.push("after:    nothing".to_owned());
     }
     print_lines(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_an_agent_left_says_so() {
+        assert_eq!(agent(true), "agent:     running");
+        assert!(agent(false).contains("not running"));
+    }
 }

@@ -4,8 +4,7 @@ use super::super::config::{After, AgentConfig};
 use super::super::files::RunFolder;
 use super::findings::Findings;
 use crate::host::{FileSystem, file_system_of, run_hooks};
-use rustix::fs::{Access, FlockOperation};
-use std::fs::File;
+use rustix::fs::Access;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,9 +15,7 @@ const SHELL: Duration = Duration::from_secs(10);
 
 /// Whether an agent of this server is at work.
 pub(super) fn agent(folder: &Path, findings: &mut Findings) -> bool {
-    let lock = RunFolder::at(folder.to_owned()).lock();
-    let running = File::open(lock)
-        .is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err());
+    let running = RunFolder::at(folder.to_owned()).is_taken();
     if running {
         let text = "an agent of this server runs; its trackers were left alone";
         findings.warning("agent", text, "ask it with `carreto agent status`");
