@@ -10,6 +10,7 @@ mod encode;
 mod failures;
 mod hostile;
 mod interruption;
+mod receive;
 mod settings;
 mod shell;
 mod store;
