@@ -107,6 +107,9 @@ impl Targets for LiveTargets {
                 let problem = problem.map(|obstacle| obstacle.to_error(&state.path));
                 Look { size: state.size, free: room(&state), problem }
             }
+            Err(error) if error.kind() == Kind::Unavailable => Look::failed(
+                error.remedied_by("start the export's server, and let the receiver reach it"),
+            ),
             Err(error) => Look::failed(error),
         }
     }
@@ -184,7 +187,9 @@ mod tests {
             (format!("nbd://{closed}/disk"), Kind::Unavailable),
         ] {
             let look = targets.look(&target).await;
-            assert_eq!(look.problem.as_ref().map(Error::kind), Some(kind), "{target}: {look:?}");
+            let problem = look.problem.unwrap();
+            assert_eq!(problem.kind(), kind, "{target}: {problem:?}");
+            assert!(!problem.remedy().contains("same command"), "{}", problem.remedy());
         }
     }
 
