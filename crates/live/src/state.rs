@@ -220,6 +220,9 @@ pub struct CutoverReport {
     pub missed_granules: u64,
     /// Every granule was hashed while the source stood still.
     pub strict: bool,
+    /// Mount points of what could only be synchronised, not frozen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfrozen: Vec<String>,
     /// Where the certificate lies.
     pub certificate: Option<String>,
 }

@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// The end of a migration whose source works on although the target is complete.
-    fn parted(&mut self, frozen_at: Timestamp) -> Error {
+    pub(super) fn parted(&mut self, frozen_at: Timestamp) -> Error {
         self.gave_up = true;
         let text = format!(
             "the target is complete as of {frozen_at}, and the source has worked on since: what it \

@@ -183,8 +183,12 @@ impl Engine {
         steps.done("freeze");
         self.board.enter(State::FinalSync);
         let volatile = self.volatile();
-        let mut proof =
-            Proof { strict, rehashed: vec![0; self.disks.len()], sent: vec![0; self.disks.len()] };
+        let mut proof = Proof {
+            strict,
+            rehashed: vec![0; self.disks.len()],
+            sent: vec![0; self.disks.len()],
+            unfrozen: held.with(|freezing| Ok(tellable(&freezing.unfrozen()))).await?,
+        };
         self.settle_down(link, &volatile, &mut proof).await?;
         steps.done("drain");
         self.board.enter(State::Verifying);
@@ -197,6 +201,12 @@ impl Engine {
         let certificate = self.certificate(&proof, held.at, held.since.elapsed())?;
         let path = self.commit(link, &certificate).await?;
         steps.done("commit");
+        // What cannot be frozen may have been written while the receiver completed its disks.
+        match self.stood_still(&volatile).await {
+            Ok(true) => {}
+            Ok(false) => return Err(self.parted(held.at)),
+            Err(error) => return Err(self.parted(held.at).caused_by(error)),
+        }
         let report = CutoverReport {
             pause_seconds: held.since.elapsed().as_secs_f64(),
             steps: steps.taken,
@@ -204,6 +214,7 @@ impl Engine {
             sent_granules: proof.sent.iter().sum(),
             missed_granules: missed,
             strict: proof.strict,
+            unfrozen: proof.unfrozen,
             certificate: Some(path.display().to_string()),
         };
         Ok((path, report))
@@ -250,12 +261,7 @@ impl Engine {
         for _ in 0..PROOFS {
             let theirs = self.check_targets(link, everything).await?;
             self.compare(&theirs).await?;
-            self.wait_for_requests(volatile).await?;
-            let mut still = true;
-            for (disk, volatile) in self.disks.iter_mut().zip(volatile) {
-                still &= disk.stood_still(volatile)?;
-            }
-            if still {
+            if self.stood_still(volatile).await? {
                 return Ok(missed);
             }
             // What was read back counts until it is written again.
@@ -263,6 +269,17 @@ impl Engine {
             missed += self.prove(link, volatile, proof).await?;
         }
         Err(still_written())
+    }
+
+    /// Whether nothing was written to the source since it was read for the proof, or since this was
+    /// asked last.
+    async fn stood_still(&mut self, volatile: &[GranuleSet]) -> Result<bool> {
+        self.wait_for_requests(volatile).await?;
+        let mut still = true;
+        for (disk, volatile) in self.disks.iter_mut().zip(volatile) {
+            still &= disk.stood_still(volatile)?;
+        }
+        Ok(still)
     }
 
     /// A disk that came, went or grew since the start is not what was agreed on.
@@ -466,6 +483,12 @@ fn still_written() -> Error {
 
 fn given_up() -> Error {
     Error::new(Kind::Cancelled, "the cutover was given up by the operator")
+}
+
+/// Mount points, as they may stand in a certificate: bounded, and safe on a terminal.
+fn tellable(mounts: &[String]) -> Vec<String> {
+    let tell = |mount: &String| mount.chars().flat_map(char::escape_debug).take(250).collect();
+    mounts.iter().map(tell).take(1000).collect()
 }
 
 fn describe(disk: &super::machine::MachineDisk) -> String {

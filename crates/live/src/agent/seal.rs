@@ -14,6 +14,8 @@ pub(super) struct Proof {
     pub(super) rehashed: Vec<u64>,
     /// Granules sent while everything stood still, of each disk.
     pub(super) sent: Vec<u64>,
+    /// Mount points of what could only be synchronised.
+    pub(super) unfrozen: Vec<String>,
 }
 
 impl Engine {
@@ -62,6 +64,7 @@ impl Engine {
                 rescans: totals.rescans,
             },
             trackers,
+            unfrozen: proof.unfrozen.clone(),
             agent: self.identity.fingerprint(),
             receiver: self.token.receiver,
         })?;

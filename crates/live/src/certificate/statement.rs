@@ -48,6 +48,10 @@ pub struct Statement {
     pub audits: Audits,
     /// The kinds of tracking that were used, in the order of the disks or of time.
     pub trackers: Vec<String>,
+    /// Mount points of what could only be synchronised, not frozen: nothing was written there
+    /// until the commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfrozen: Vec<String>,
     /// The key of the source.
     pub agent: Fingerprint,
     /// The key of the receiver; another one.
@@ -106,6 +110,8 @@ impl Statement {
         check_count("disks", self.disks.len(), 1, DISK_LIMIT)?;
         check_count("trackers", self.trackers.len(), 0, TRACKER_LIMIT)?;
         self.trackers.iter().try_for_each(|kind| text::check("trackers", kind))?;
+        check_count("unfrozen", self.unfrozen.len(), 0, DISK_LIMIT)?;
+        self.unfrozen.iter().try_for_each(|mount| text::check("unfrozen", mount))?;
         self.disks.iter().try_for_each(Disk::check)?;
         if self.committed_at < self.frozen_at {
             let (commit, freeze) = (self.committed_at, self.frozen_at);

@@ -40,6 +40,7 @@ fn statement(ends: &Ends) -> Statement {
         pause_ms: 1500,
         audits: Audits { epochs: 9, suspect: 1, rescans: 1 },
         trackers: vec!["bpf".to_owned()],
+        unfrozen: Vec::new(),
         agent: ends.agent.fingerprint(),
         receiver: ends.receiver.fingerprint(),
     }

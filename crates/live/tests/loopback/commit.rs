@@ -3,7 +3,7 @@
 use crate::machine::Pins;
 use crate::scene::{MIB, Running, Scene, noise};
 use carreto_error::{Error, Kind};
-use carreto_live::agent::Outcome;
+use carreto_live::agent::{Order, Outcome, ask};
 use carreto_live::certificate::Certificate;
 use carreto_live::state::State;
 use carreto_live::track::TrackerKind;
@@ -147,6 +147,47 @@ async fn a_freeze_that_is_lost_in_the_commit_is_no_success() {
     assert_eq!(std::fs::read_to_string(&after).unwrap(), "x\n");
     let state = std::fs::read_to_string(scene.run_folder().join("state.json")).unwrap();
     assert!(state.contains("\"frozen\":false"), "{state}");
+}
+
+async fn what_is_written_during_the_commit_is_told(kind: TrackerKind) {
+    let scene = Scene::small().await;
+    *scene.machine.kind.lock().unwrap() = kind;
+    let agent = scene.start();
+    scene.following().await;
+    let held = hold_commit(&scene);
+    scene.cut_over(false).await;
+    let guard = guard(held).await;
+    let first = scene.platter(0);
+    scene.until("committing", |_| !first.has_blank_head()).await;
+    scene.machine.disks[0].sneak(2 * MIB as u64 + 200_000, &noise(2, 5000));
+    drop(guard);
+    is_parted(agent.end().await);
+    assert!(!scene.machine.is_frozen());
+    assert!(scene.receiver().status().servers[0].committed);
+    is_parted(scene.start().end().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_frozen_and_is_written_during_the_commit_is_no_success() {
+    what_is_written_during_the_commit_is_told(TrackerKind::Bpf).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_during_the_commit_is_seen_without_a_tracker() {
+    what_is_written_during_the_commit_is_told(TrackerKind::Rescan).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_synchronised_is_in_report_and_certificate() {
+    let scene = Scene::small().await;
+    *scene.machine.unfrozen.lock().unwrap() = vec!["/boot/efi\n".to_owned()];
+    let agent = scene.start();
+    scene.following().await;
+    scene.cut_over(false).await;
+    let certificate = scene.finish(agent).await;
+    assert_eq!(certificate.statement().unfrozen, ["/boot/efi\\n"]);
+    let last = ask(&scene.run_folder(), Order::Status).await.unwrap();
+    assert_eq!(last.cutover.unwrap().unfrozen, ["/boot/efi\\n"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ fn claim(scene: &Scene, welcome: &Welcome) -> Control {
         pause_ms: 1,
         audits: Audits::default(),
         trackers: vec!["rescan".to_owned()],
+        unfrozen: Vec::new(),
         agent: identity.fingerprint(),
         receiver: token.receiver,
     })

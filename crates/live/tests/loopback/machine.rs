@@ -164,6 +164,8 @@ pub(crate) struct FakeMachine {
     on_freeze: Arc<Mutex<Option<Happening>>>,
     /// The run folder is on what is frozen.
     pub(crate) freezes_run_folder: AtomicBool,
+    /// What a freeze only synchronises.
+    pub(crate) unfrozen: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for FakeMachine {
@@ -209,6 +211,7 @@ impl FakeMachine {
             lose_lease: Arc::default(),
             on_freeze: Arc::default(),
             freezes_run_folder: AtomicBool::new(false),
+            unfrozen: Mutex::default(),
         })
     }
 
@@ -282,6 +285,7 @@ impl Machine for FakeMachine {
             lose_lease: Arc::clone(&self.lose_lease),
             lost: false,
             stays: false,
+            unfrozen: self.unfrozen.lock().unwrap().clone(),
             on_freeze: Arc::clone(&self.on_freeze),
         }))
     }
@@ -366,6 +370,7 @@ struct FakeFreezing {
     lose_lease: Arc<AtomicBool>,
     lost: bool,
     stays: bool,
+    unfrozen: Vec<String>,
     on_freeze: Arc<Mutex<Option<Happening>>>,
 }
 
@@ -416,7 +421,7 @@ impl Freezing for FakeFreezing {
     }
 
     fn unfrozen(&self) -> Vec<String> {
-        Vec::new()
+        self.unfrozen.clone()
     }
 }
 
