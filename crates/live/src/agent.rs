@@ -5,6 +5,7 @@
 //! changes, reads again what was written since the last whole pass, lets the receiver read its disks
 //! back, and commits when both sides have the same BLAKE3 of every disk; otherwise it thaws.
 
+mod ahead;
 mod blocks;
 mod board;
 mod cleanup;

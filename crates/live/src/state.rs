@@ -118,7 +118,7 @@ pub struct Report {
     pub migration: String,
     /// Where it stands.
     pub state: State,
-    /// [`State::next_action`], or how to start the agent.
+    /// What the operator does next: [`State::next_action`], unless there is something more urgent.
     pub next_action: String,
     /// Whether an agent runs; only in the answer to who asks the agent's host, as a report that is
     /// sent or kept may outlive its agent.
@@ -142,6 +142,9 @@ pub struct Report {
     pub totals: Totals,
     /// The disks.
     pub disks: Vec<DiskReport>,
+    /// What is done before a cutover freezes anything, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparing: Option<String>,
     /// Of the cutover, once there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutover: Option<CutoverReport>,

@@ -98,6 +98,9 @@ pub enum Control {
     Check {
         /// Read back everything.
         everything: bool,
+        /// Granules after which it is enough for now; all of them unless it is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        most: Option<u64>,
     },
     /// A reading back goes on.
     Checking {
@@ -106,10 +109,13 @@ pub enum Control {
         /// Granules to read back in all.
         of: u64,
     },
-    /// Everything was read back and is what the ledger says.
+    /// What was read back is what the ledger says.
     Checked {
         /// Hex BLAKE3 of each disk.
         roots: Vec<String>,
+        /// Granules that were not read back since they were written.
+        #[serde(default)]
+        left: u64,
     },
     /// The source is frozen and these are its disks: the receiver compares, completes and signs.
     Commit {

@@ -61,6 +61,7 @@ impl Board {
             predicted_pause_seconds: None,
             totals: crate::state::Totals::default(),
             disks: Vec::new(),
+            preparing: None,
             cutover: None,
             error: None,
         };
@@ -85,7 +86,9 @@ impl Board {
         shown.confirmed.at(now, self.0.meter.confirmed());
         let (rate, behind) = (shown.confirmed.value(), shown.behind_since);
         let backlog = shown.backlog_at(self.0.meter.confirmed());
+        let next = shown.next_action();
         let report = &mut shown.report;
+        report.next_action = next;
         report.backlog_bytes = backlog;
         if report.state == State::InitialSync && rate > 0.0 {
             report.eta_seconds = Some(backlog as f64 / rate);
@@ -109,7 +112,6 @@ impl Board {
                 return;
             }
             shown.report.state = state;
-            state.next_action().clone_into(&mut shown.report.next_action);
         }
         self.0.observer.changed(&self.report());
     }
@@ -129,6 +131,11 @@ impl Board {
 
     pub(super) fn wire(&self, bytes: u64) {
         self.0.wire.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is done before a cutover freezes anything; `None` once that is over.
+    pub(super) fn prepare(&self, what: Option<String>) {
+        self.shown().report.preparing = what;
     }
 
     pub(super) fn cutover(&self, cutover: CutoverReport) {
@@ -159,6 +166,16 @@ impl Board {
 }
 
 impl Shown {
+    fn next_action(&self) -> String {
+        let state = self.report.state;
+        match &self.report.preparing {
+            Some(what) if !state.is_cutover() => {
+                format!("wait: {what}; `carreto agent abort` gives the cutover up")
+            }
+            _ => state.next_action().to_owned(),
+        }
+    }
+
     /// What is left of the backlog once `confirmed` bytes are.
     fn backlog_at(&self, confirmed: u64) -> u64 {
         let (backlog, before) = self.counted;

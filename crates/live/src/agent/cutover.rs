@@ -1,7 +1,7 @@
 //! The cutover: hold still, send the rest, prove, commit; or thaw.
 
 use super::config::After;
-use super::link::{Heard, Link, unexpected};
+use super::link::{Link, unexpected};
 use super::machine::Freezing;
 use super::run::Engine;
 use super::seal::Proof;
@@ -9,7 +9,6 @@ use crate::granule::{GRANULE, GranuleSet};
 use crate::host;
 use crate::state::{CutoverReport, State};
 use crate::trust::hex;
-use crate::wire::Control;
 use carreto_error::{Error, Kind, Result};
 use jiff::Timestamp;
 use std::path::PathBuf;
@@ -22,8 +21,6 @@ const ROUNDS: usize = 20;
 const PROOFS: usize = 3;
 /// How long requests that are under way may take.
 const SETTLE: Duration = Duration::from_secs(30);
-/// Epochs before the freeze that make the rest small.
-const APPROACH: usize = 3;
 
 /// A freeze that is renewed as long as the receiver is there.
 pub(super) struct Held {
@@ -70,12 +67,23 @@ impl Steps {
 }
 
 impl Engine {
-    /// Cuts over and gives the certificate's place.
+    /// Cuts over and gives the certificate's place. `None`, with nothing frozen, when nobody ordered
+    /// it and the pause would be longer than is allowed.
     ///
     /// # Errors
     /// Whatever stood in the way; the source works as before then.
-    pub(super) async fn cutover(&mut self, link: &Link, strict: bool) -> Result<PathBuf> {
-        self.approach(link, strict).await?;
+    pub(super) async fn cutover(
+        &mut self,
+        link: &Link,
+        strict: bool,
+        is_ordered: bool,
+    ) -> Result<Option<PathBuf>> {
+        let approached = self.approach(link, strict).await;
+        self.board.prepare(None);
+        approached?;
+        if !is_ordered && !self.would_be_short() {
+            return Ok(None);
+        }
         self.board.enter(State::Quiescing);
         self.state.quiesced = true;
         self.save();
@@ -90,7 +98,7 @@ impl Engine {
         if outcome.is_err() || self.config.cutover.after == After::Thaw {
             self.work_again().await;
         }
-        outcome
+        outcome.map(Some)
     }
 
     /// Runs the hooks after a thaw. A failure is told, and changes nothing.
@@ -103,39 +111,7 @@ impl Engine {
         self.save();
     }
 
-    /// Makes what is left for the freeze small, while the source works.
-    async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
-        self.expect_same_disks().await?;
-        self.expect_free_run_folder().await?;
-        self.disks.iter_mut().try_for_each(super::disk::DiskSync::expect_counters)?;
-        let limit = self.config.cutover.max_pause_seconds;
-        for disk in &mut self.disks {
-            let is_everything = disk.touched.len() == disk.granules();
-            let bytes = (disk.touched.len() * GRANULE) as f64;
-            // 200 MB/s is what an ordinary disk reads; the exact rate would not change the choice.
-            let is_slow = bytes / 200e6 > limit / 2.0;
-            if !strict && !disk.is_blind() && disk.distrust.is_none() && (is_everything || is_slow)
-            {
-                disk.begin_whole_pass();
-            }
-        }
-        self.epoch(link).await?;
-        self.give_up_if_asked()?;
-        self.check_targets(link, false).await?;
-        // What is computed now need not be while everything stands still.
-        self.roots().await?;
-        let is_blind = self.disks.iter().all(super::disk::DiskSync::is_blind);
-        for _ in 0..if is_blind { 0 } else { APPROACH } {
-            self.give_up_if_asked()?;
-            let epoch = self.epoch(link).await?;
-            if epoch.took < Duration::from_millis(300) {
-                break;
-            }
-        }
-        self.give_up_if_asked()
-    }
-
-    fn give_up_if_asked(&self) -> Result<()> {
+    pub(super) fn give_up_if_asked(&self) -> Result<()> {
         let wishes = self.orders.wishes();
         if wishes.abort || wishes.stop || wishes.paused {
             return Err(given_up());
@@ -259,7 +235,7 @@ impl Engine {
     ) -> Result<u64> {
         let mut missed = 0;
         for _ in 0..PROOFS {
-            let theirs = self.check_targets(link, everything).await?;
+            let theirs = self.check_targets(link, everything, None).await?;
             self.compare(&theirs).await?;
             if self.stood_still(volatile).await? {
                 return Ok(missed);
@@ -283,7 +259,7 @@ impl Engine {
     }
 
     /// A disk that came, went or grew since the start is not what was agreed on.
-    async fn expect_same_disks(&self) -> Result<()> {
+    pub(super) async fn expect_same_disks(&self) -> Result<()> {
         let (machine, wished) = (Arc::clone(&self.machine), self.config.disks.clone());
         let now = blocking(move || machine.disks(&wished)).await?;
         let mut before: Vec<_> = self.disks.iter().map(|disk| describe(&disk.machine)).collect();
@@ -302,7 +278,7 @@ impl Engine {
     }
 
     /// What the agent writes while everything is frozen must not be on what is frozen.
-    async fn expect_free_run_folder(&self) -> Result<()> {
+    pub(super) async fn expect_free_run_folder(&self) -> Result<()> {
         let (machine, folder) = (Arc::clone(&self.machine), self.folder.path().to_owned());
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.machine.clone()).collect();
         let name = folder.display().to_string();
@@ -346,7 +322,7 @@ impl Engine {
                 let drain = if disk.is_blind() { disk.look()? } else { disk.drain()? };
                 if let Some(reason) = drain.suspect {
                     suspects.push(format!("{}: {reason}", disk.name()));
-                    disk.distrust = Some(reason);
+                    disk.doubt(reason);
                 }
             }
             self.sender.meter.counts().suspect_epochs += suspects.len() as u64;
@@ -423,33 +399,8 @@ impl Engine {
         Ok(missed)
     }
 
-    /// Lets the receiver read its disks back and gives their roots.
-    async fn check_targets(&mut self, link: &Link, everything: bool) -> Result<Vec<String>> {
-        let interrupt = self.orders.interrupt();
-        link.say(&Control::Check { everything }).await?;
-        loop {
-            let heard = tokio::select! {
-                heard = link.hear() => heard?,
-                () = interrupt.cancelled() => {
-                    // The only way to end what the receiver does.
-                    link.abandon("the check of the targets was given up");
-                    return Err(given_up());
-                }
-            };
-            match heard {
-                Heard::Control(Control::Ping | Control::Checking { .. }) => {}
-                Heard::Control(Control::Checked { roots }) => {
-                    self.course.unchecked = 0;
-                    self.sender.blocks.flushed();
-                    return Ok(roots);
-                }
-                other => return Err(unexpected(other.name())),
-            }
-        }
-    }
-
     /// What the receiver has according to this side.
-    async fn roots(&self) -> Result<Vec<Option<String>>> {
+    pub(super) async fn roots(&self) -> Result<Vec<Option<String>>> {
         let disks: Vec<_> = self.disks.iter().map(|disk| Arc::clone(&disk.shared)).collect();
         let root = |disk: &Arc<super::disk::Shared>| Some(hex::encode(&disk.compute_root()?));
         blocking(move || Ok(disks.iter().map(root).collect())).await
@@ -481,7 +432,7 @@ fn still_written() -> Error {
     )
 }
 
-fn given_up() -> Error {
+pub(super) fn given_up() -> Error {
     Error::new(Kind::Cancelled, "the cutover was given up by the operator")
 }
 

@@ -7,6 +7,7 @@ use crate::track::{AuditPoint, KernelCounts, Tracker, TrackerKind, compare};
 use crate::wire::{Knowledge, LedgerPage, SourceDisk};
 use carreto_error::{Error, Kind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// What the threads that read share about a disk.
 #[derive(Debug)]
@@ -47,6 +48,20 @@ impl Shared {
     }
 }
 
+/// A pass over the whole disk, some of it with each epoch, so that what changes is sent meanwhile.
+#[derive(Debug)]
+struct Sweep {
+    /// Not begun yet.
+    rest: GranuleSet,
+    /// Begun, and not with the receiver yet.
+    open: GranuleSet,
+    /// Written since the sweep began.
+    touched: GranuleSet,
+    /// The counters when the sweep began.
+    base: AuditPoint,
+    begun: Instant,
+}
+
 /// One disk of the migration.
 #[derive(Debug)]
 pub(super) struct DiskSync {
@@ -63,6 +78,9 @@ pub(super) struct DiskSync {
     carry: GranuleSet,
     /// Written since the last pass over the whole disk began.
     pub(super) touched: GranuleSet,
+    /// When that was.
+    touched_since: Instant,
+    sweep: Option<Sweep>,
     /// Why tracking since then is not trusted.
     pub(super) distrust: Option<String>,
     /// Passes over the whole disk that an audit asked for and that were in vain.
@@ -131,6 +149,8 @@ impl DiskSync {
             carry: GranuleSet::empty(granules),
             // What an earlier process read is not known to this one.
             touched: GranuleSet::full(granules),
+            touched_since: Instant::now(),
+            sweep: None,
             distrust: None,
             vain_rescans: 0,
             base: audit.clone(),
@@ -169,6 +189,10 @@ impl DiskSync {
         let marked = drained.dirty.len();
         self.touched.union_with(&drained.dirty);
         self.touched.union_with(&drained.incomplete);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.touched.union_with(&drained.dirty);
+            sweep.touched.union_with(&drained.incomplete);
+        }
         self.dirty.union_with(&drained.dirty);
         self.dirty.union_with(&self.carry);
         self.carry = drained.incomplete;
@@ -184,6 +208,17 @@ impl DiskSync {
     /// `done` is with the receiver.
     pub(super) fn settle(&mut self, done: &GranuleSet) -> Result<()> {
         self.dirty.subtract(done);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.open.subtract(done);
+        }
+        if let Some(sweep) =
+            self.sweep.take_if(|sweep| sweep.rest.is_empty() && sweep.open.is_empty())
+        {
+            self.touched = sweep.touched;
+            self.touched_since = sweep.begun;
+            self.base = sweep.base;
+            self.distrust = None;
+        }
         self.tracker.settle(done)
     }
 
@@ -191,9 +226,59 @@ impl DiskSync {
     pub(super) fn begin_whole_pass(&mut self) {
         // A write that was under way may end after the pass has read its place, and be seen by none.
         self.touched = self.carry.clone();
+        self.touched_since = Instant::now();
+        self.sweep = None;
         self.base = self.audit.clone();
         self.distrust = None;
         self.dirty = GranuleSet::full(self.granules());
+    }
+
+    /// As [`Self::begin_whole_pass`], of which [`Self::sweep_on`] makes granules due. Once all of
+    /// them were read, it counts, and tracking is trusted again.
+    pub(super) fn begin_sweep(&mut self) {
+        self.sweep = Some(Sweep {
+            rest: GranuleSet::full(self.granules()),
+            open: GranuleSet::empty(self.granules()),
+            touched: self.carry.clone(),
+            base: self.audit.clone(),
+            begun: Instant::now(),
+        });
+    }
+
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Makes `most` further granules of a sweep due.
+    pub(super) fn sweep_on(&mut self, most: u64) {
+        let Some(sweep) = &mut self.sweep else { return };
+        let mut due = GranuleSet::empty(sweep.rest.capacity());
+        let mut next = 0;
+        while due.len() < most
+            && let Some((start, end)) = sweep.rest.run_from(next, most - due.len())
+        {
+            due.insert_range(start, end);
+            next = end;
+        }
+        sweep.rest.subtract(&due);
+        sweep.open.union_with(&due);
+        self.dirty.union_with(&due);
+    }
+
+    /// Seconds since the pass began that [`Self::touched`] is about.
+    pub(super) fn touched_for(&self) -> f64 {
+        self.touched_since.elapsed().as_secs_f64()
+    }
+
+    /// Tracking is not trusted until the whole disk was read again.
+    pub(super) fn doubt(&mut self, reason: String) {
+        self.distrust = Some(reason);
+        self.sweep = None;
+    }
+
+    /// What was lost so far is known: from now on only what is lost later is told.
+    pub(super) fn forgive(&mut self) {
+        self.base = self.audit.clone();
     }
 
     /// Whether every granule was read and compared since something was lost, and what changed
@@ -247,7 +332,9 @@ impl DiskSync {
         rest.subtract(volatile);
         let Some(before) = &self.stood else {
             let is_trusted = drain.suspect.is_none();
-            self.distrust = drain.suspect.or_else(|| self.distrust.take());
+            if let Some(reason) = drain.suspect {
+                self.doubt(reason);
+            }
             return Ok(is_trusted && rest.is_empty());
         };
         if self.is_blind() && !(before.iostats && self.audit.iostats) {
@@ -318,3 +405,6 @@ impl DiskSync {
 pub(super) fn is_same(ledger: &Ledger, granule: u64, known: Known) -> bool {
     ledger.get(granule) == Some(known)
 }
+
+#[cfg(test)]
+mod tests;

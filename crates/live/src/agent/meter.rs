@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const MEMORY: Duration = Duration::from_secs(20);
 
 /// Bytes per second that an ordinary disk reads, until it is known better.
-const USUAL_READ_RATE: f64 = 200e6;
+pub(super) const USUAL_READ_RATE: f64 = 200e6;
 
 /// Running totals.
 #[derive(Debug, Default)]
@@ -102,10 +102,16 @@ pub(super) struct Forecast {
     pub(super) change_rate: f64,
     /// Bytes per second that are sent, when there is something to send.
     pub(super) send_rate: f64,
-    /// Bytes to be read again on each side while everything stands still.
-    pub(super) to_prove: f64,
-    /// Bytes per second that are read.
+    /// Seconds of changes that are left for the freeze in any case.
+    pub(super) epoch: f64,
+    /// Bytes of the source to be read again while everything stands still.
+    pub(super) to_read: f64,
+    /// Bytes per second that are read and hashed there.
     pub(super) read_rate: f64,
+    /// Bytes of the targets to be read back meanwhile.
+    pub(super) to_check: f64,
+    /// Bytes per second that the receiver reads back.
+    pub(super) check_rate: f64,
 }
 
 impl Forecast {
@@ -113,13 +119,13 @@ impl Forecast {
     pub(super) fn pause(&self) -> Option<f64> {
         // Nothing was sent or read yet where an earlier process had done all of it.
         let nothing_to_send = self.backlog <= 0.0 && self.change_rate <= 0.0;
-        let read_rate = if self.read_rate > 0.0 { self.read_rate } else { USUAL_READ_RATE };
+        let proof = self.to_read / self.read_rate + self.to_check / self.check_rate;
         if self.send_rate <= 0.0 {
-            return nothing_to_send.then(|| 0.3 + self.to_prove / read_rate);
+            return nothing_to_send.then_some(0.3 + proof);
         }
         // One more epoch passes before the freeze, and its changes are left for it.
-        let left = (self.backlog / self.send_rate).min(60.0) * self.change_rate;
-        Some(0.3 + left / self.send_rate + self.to_prove / read_rate)
+        let left = (self.backlog / self.send_rate).min(60.0).max(self.epoch) * self.change_rate;
+        Some(0.3 + left / self.send_rate + proof)
     }
 
     /// Seconds until the receiver has everything.
@@ -147,17 +153,26 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_slow_never_arrives() {
+    fn a_pause_is_what_is_left_and_what_is_read_on_both_sides() {
         let mut forecast = Forecast {
             backlog: 1000.0,
             change_rate: 50.0,
             send_rate: 100.0,
-            to_prove: 200.0,
+            epoch: 1.0,
+            to_read: 200.0,
             read_rate: 100.0,
+            to_check: 300.0,
+            check_rate: 50.0,
         };
-        assert_eq!(forecast.eta(), Some(20.0));
-        assert!((forecast.pause().expect("known") - (0.3 + 5.0 + 2.0)).abs() < 1e-9);
-        forecast.change_rate = 100.0;
-        assert_eq!(forecast.eta(), None);
+        let is = |forecast: &Forecast, seconds: f64| {
+            (forecast.pause().expect("known") - seconds).abs() < 1e-9
+        };
+        assert!(is(&forecast, 0.3 + 5.0 + 2.0 + 6.0));
+        (forecast.backlog, forecast.epoch) = (0.0, 2.0);
+        assert!(is(&forecast, 0.3 + 1.0 + 2.0 + 6.0));
+        forecast.send_rate = 0.0;
+        assert_eq!(forecast.pause(), None);
+        forecast.change_rate = 0.0;
+        assert!(is(&forecast, 0.3 + 2.0 + 6.0));
     }
 }

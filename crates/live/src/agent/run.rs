@@ -18,7 +18,7 @@ use crate::wire::{Control, Hello, PROTOCOL};
 use carreto_error::{Error, Kind, Result, ResultExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Shortest epoch.
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REPORT: Duration = Duration::from_secs(3);
 /// Seconds for which the receiver is waited for when the agent was told to end.
 const LAST_WORDS: u32 = 5;
+/// Between two automatic cutovers whose pause would have been too long.
+const PUT_OFF: Duration = Duration::from_mins(1);
 /// Automatic cutovers in a row that may fail.
 const ATTEMPTS: u32 = 3;
 
@@ -270,6 +272,8 @@ impl Engine {
         self.board.enter(State::Preflight);
         resume::disks(&link, &mut self.disks, *first_time).await?;
         *first_time = false;
+        // What the receiver did not read back in an earlier session, it has to in this one.
+        self.course.unchecked = self.disks.iter().map(DiskSync::granules).sum();
         if !std::mem::take(&mut self.rolled_back) {
             self.board.explain(None);
         }
@@ -349,6 +353,9 @@ impl Engine {
                 }
                 continue;
             }
+            if self.is_close() {
+                self.work_ahead(link).await?;
+            }
             self.rest(link, &epoch).await;
         }
     }
@@ -372,6 +379,7 @@ impl Engine {
         let wanted = self.orders.wishes().cutover.is_some();
         let automatic = self.config.cutover.when == When::Ready
             && self.board.state() == State::Ready
+            && self.course.put_off.is_none_or(|until| until <= Instant::now())
             && self.failed_cutovers < ATTEMPTS;
         self.course.complete && (wanted || automatic)
     }
@@ -379,13 +387,19 @@ impl Engine {
     /// `None` when it was given up and the source works as before.
     async fn try_cutover(&mut self, link: &Link) -> Result<Option<Outcome>> {
         let strict = self.orders.wishes().cutover.unwrap_or(false) || self.config.cutover.strict;
-        let outcome = self.cutover(link, strict).await;
+        let is_ordered = self.orders.wishes().cutover.is_some();
+        let outcome = self.cutover(link, strict, is_ordered).await;
+        if matches!(outcome, Ok(None)) {
+            self.board.note("the cutover is put off: it would pause longer than is allowed");
+            self.course.put_off = Some(Instant::now() + PUT_OFF);
+            return Ok(None);
+        }
         self.orders.change(|wishes| {
             wishes.cutover = None;
             wishes.abort = false;
         });
         match outcome {
-            Ok(certificate) => Ok(Some(Outcome::Committed(certificate))),
+            Ok(certificate) => Ok(certificate.map(Outcome::Committed)),
             Err(error) => {
                 self.failed_cutovers += 1;
                 self.board.explain(Some(&error));

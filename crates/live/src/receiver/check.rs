@@ -32,21 +32,39 @@ pub(super) async fn disk(
     everything: bool,
     progress: &CheckProgress,
 ) -> Result<()> {
+    some(disk, everything, u64::MAX, progress).await.map(|_| ())
+}
+
+/// As [`disk`], of at most `most` granules, and gives how many it were.
+pub(super) async fn some(
+    disk: &Arc<Disk>,
+    everything: bool,
+    most: u64,
+    progress: &CheckProgress,
+) -> Result<u64> {
     disk.flush_for_reading().await?;
     let set = if everything {
         GranuleSet::full(granules_in(disk.size()))
     } else {
         disk.book().written.clone()
     };
-    progress.of.fetch_add(set.len(), Ordering::Relaxed);
+    let count = set.len().min(most);
+    progress.of.fetch_add(count, Ordering::Relaxed);
     let runs = std::iter::successors(set.run_from(0, READ), |(_, end)| set.run_from(*end, READ));
+    let mut room = count;
+    let runs = runs.map_while(|(start, end)| {
+        let end = end.min(start + room);
+        room -= end - start;
+        (start < end).then_some((start, end))
+    });
     stream::iter(runs.map(Ok))
         .try_for_each_concurrent(PARALLEL, |(start, end)| async move {
             run(disk, start, end).await?;
             progress.done.fetch_add(end - start, Ordering::Relaxed);
             Ok(())
         })
-        .await
+        .await?;
+    Ok(count)
 }
 
 async fn run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {

@@ -338,7 +338,7 @@ impl Conversation<'_> {
                 with_signs_of_life(self.line, work, || Control::Ping).await?;
                 self.line.say(&Control::Synced).await
             }
-            Control::Check { everything } => self.check(everything).await,
+            Control::Check { everything, most } => self.check(everything, most).await,
             Control::Commit { certificate } => {
                 let claim = commit::Claim { certificate, peer: self.peer };
                 let work = commit::begin(self.receiver, self.server, self.session, claim);
@@ -402,12 +402,13 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    async fn check(&mut self, everything: bool) -> Result<()> {
+    async fn check(&mut self, everything: bool, most: Option<u64>) -> Result<()> {
         let disks = self.session.disks()?;
         let progress = check::CheckProgress::default();
         let work = async {
+            let mut room = most.unwrap_or(u64::MAX);
             for disk in disks.iter() {
-                check::disk(disk, everything, &progress).await?;
+                room -= check::some(disk, everything, room, &progress).await?;
             }
             let disks = Arc::clone(&disks);
             blocking(move || commit::roots(&disks)).await
@@ -417,7 +418,8 @@ impl Conversation<'_> {
             Control::Checking { done: progress.done.load(Relaxed), of: progress.of.load(Relaxed) }
         };
         let roots = with_signs_of_life(self.line, work, told).await?;
-        self.line.say(&Control::Checked { roots }).await
+        let left = disks.iter().map(|disk| disk.book().written.len()).sum();
+        self.line.say(&Control::Checked { roots, left }).await
     }
 }
 

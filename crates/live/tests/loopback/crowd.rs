@@ -225,3 +225,18 @@ async fn a_receiver_that_ends_does_not_read_its_targets_to_the_end() {
     scene.cut_over(false).await;
     scene.finish(agent).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_read_back_in_pieces() {
+    let scene = Scene::small().await;
+    let (mut control, _data, _) = zeroed(&scene).await;
+    let all: u64 = scene.machine.disks.iter().map(|disk| disk.size.div_ceil(65536)).sum();
+    // One piece is of both disks, and the last of what is left.
+    for left in [all - 40, all - 80, 0] {
+        control.say(&Control::Check { everything: false, most: Some(40) }).await;
+        let Control::Checked { left: found, .. } = answer(&mut control).await else {
+            unreachable!("it is checked")
+        };
+        assert_eq!(found, left);
+    }
+}

@@ -2,6 +2,7 @@
 //! and targets in memory, a clockwork of faults, and a network that can be cut anywhere.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod ahead;
 mod commit;
 mod counters;
 mod crowd;

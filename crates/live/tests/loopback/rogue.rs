@@ -196,7 +196,7 @@ async fn messages_out_of_turn_end_the_session_and_nothing_else() {
     let scene = Scene::small().await;
     let commit = || Control::Commit { certificate: "{}".to_owned() };
     let cases = [
-        (Control::Check { everything: true }, "nothing was opened"),
+        (Control::Check { everything: true, most: None }, "nothing was opened"),
         (Control::Want { disk: 0, pages: vec![0] }, "nothing was opened"),
         (Control::Sync, "nothing was opened"),
         (commit(), "it is no certificate"),
