@@ -90,9 +90,7 @@ impl Board {
         let report = &mut shown.report;
         report.next_action = next;
         report.backlog_bytes = backlog;
-        if report.state == State::InitialSync && rate > 0.0 {
-            report.eta_seconds = Some(backlog as f64 / rate);
-        }
+        report.eta_seconds = eta(report, rate);
         report.totals = self.0.meter.totals(self.0.wire.load(Ordering::Relaxed));
         report.running_seconds = self.0.begun.elapsed().as_secs_f64();
         report.rate = rate;
@@ -160,9 +158,21 @@ impl Board {
     pub(super) fn forecast(&self, forecast: &Forecast) {
         let mut shown = self.shown();
         shown.report.change_rate = forecast.change_rate;
-        shown.report.eta_seconds = forecast.eta();
         shown.report.predicted_pause_seconds = forecast.pause();
     }
+}
+
+/// Seconds until the target follows closely, at `rate`.
+fn eta(report: &Report, rate: f64) -> Option<f64> {
+    // The first pass reads every place once, whatever changes meanwhile.
+    let net = match report.state {
+        State::InitialSync => rate,
+        State::CatchingUp | State::Rescan | State::NotConverging => rate - report.change_rate,
+        State::Continuous | State::Ready => return Some(0.0),
+        state if state.is_cutover() => return Some(0.0),
+        _ => return None,
+    };
+    (net > 0.0).then(|| report.backlog_bytes as f64 / net)
 }
 
 impl Shown {

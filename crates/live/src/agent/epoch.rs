@@ -196,7 +196,14 @@ impl Engine {
         let backlog: u64 = self.disks.iter().map(|disk| disk.dirty.len()).sum();
         if !self.course.complete {
             self.board.enter(State::InitialSync);
-        } else if matches!(self.board.state(), State::Registered | State::Stalled | State::Paused) {
+        } else if matches!(
+            self.board.state(),
+            State::Registered
+                | State::Preflight
+                | State::Stalled
+                | State::Paused
+                | State::RolledBack
+        ) {
             self.board.enter(if backlog == 0 { State::Continuous } else { State::CatchingUp });
         }
     }

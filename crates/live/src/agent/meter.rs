@@ -127,12 +127,6 @@ impl Forecast {
         let left = (self.backlog / self.send_rate).min(60.0).max(self.epoch) * self.change_rate;
         Some(0.3 + left / self.send_rate + proof)
     }
-
-    /// Seconds until the receiver has everything.
-    pub(super) fn eta(&self) -> Option<f64> {
-        let net = self.send_rate - self.change_rate;
-        (net > 0.0).then(|| self.backlog / net)
-    }
 }
 
 #[cfg(test)]

@@ -91,6 +91,28 @@ async fn tracking_that_works_again_is_trusted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_cut_the_backlog_is_told_with_the_time_it_takes() {
+    let mut scene = Scene::new(vec![("vda", mixed(1, 40 * MIB))], 0).await;
+    scene.settings = "bandwidth = '8M'\n".to_owned();
+    let agent = scene.start();
+    scene.following().await;
+    scene.order(Order::Pause).await;
+    scene.until("paused", |report| report.state == State::Paused).await;
+    scene.machine.disks[0].write(2 * MIB as u64, &noise(8, 38 * MIB));
+    scene.order(Order::Resume).await;
+    scene.until("sending", |report| report.backlog_bytes > 0).await;
+    scene.proxy.cut();
+    let told = |report: &carreto_live::state::Report| {
+        report.totals.reconnects == 1 && report.state == State::CatchingUp
+    };
+    scene.until("catching up", told).await;
+    scene.until("eta", |report| report.eta_seconds.is_some_and(|eta| eta > 0.2)).await;
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_automatic_cutover_that_would_be_long_is_put_off_before_the_freeze() {
     let mut scene = Scene::new(vec![("vda", mixed(1, 32 * MIB))], 0).await;
     scene.settings = "[cutover]\nmax_pause_seconds = 0.35\nwhen = 'ready'\n".to_owned();
