@@ -101,6 +101,19 @@ impl State {
         matches!(self, Self::Committed | Self::Failed | Self::Cancelled)
     }
 
+    /// Whether changes are sent as they come.
+    pub const fn is_following(self) -> bool {
+        matches!(
+            self,
+            Self::InitialSync
+                | Self::CatchingUp
+                | Self::Continuous
+                | Self::Ready
+                | Self::Rescan
+                | Self::NotConverging
+        )
+    }
+
     /// Whether the source stands still for the sake of the cutover.
     pub const fn is_cutover(self) -> bool {
         matches!(self, Self::Quiescing | Self::FinalSync | Self::Verifying)

@@ -10,7 +10,7 @@ use super::meter::{Forecast, USUAL_READ_RATE};
 use super::run::Engine;
 use crate::granule::GRANULE;
 use crate::wire::Control;
-use carreto_error::{Kind, Result};
+use carreto_error::{Error, Kind, Result};
 use std::time::{Duration, Instant};
 
 /// Seconds that the receiver may read back before the next epoch.
@@ -25,6 +25,8 @@ const SPARE: f64 = 4.0;
 const EPOCHS: (usize, usize) = (3, 20);
 /// How often the receiver reads back and the rest is made small, at most.
 const ROUNDS: usize = 4;
+/// Between two looks at which disks the source has.
+const LOOK: Duration = Duration::from_secs(20);
 /// How long the receiver may take to end what nobody waits for any more.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -317,4 +319,19 @@ impl Engine {
             }
         }
     }
+
+    /// Tells at once when a disk comes, goes or grows, and not only when a cutover is refused.
+    pub(super) async fn look_at_disks(&mut self) {
+        if self.course.looked.is_some_and(|at| at.elapsed() < LOOK) {
+            return;
+        }
+        self.course.looked = Some(Instant::now());
+        let problem = self.expect_same_disks().await.err();
+        self.board.warn(problem.as_ref().map(refusal));
+    }
+}
+
+fn refusal(error: &Error) -> String {
+    let why = carreto_error::chain_text(error);
+    format!("a cutover would be refused: {why}; {}", error.remedy())
 }

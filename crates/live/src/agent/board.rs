@@ -41,6 +41,8 @@ struct Shown {
     counted: (u64, u64),
     /// When the oldest change was seen that the receiver does not have.
     behind_since: Option<Instant>,
+    /// What stands in the way of a cutover.
+    warning: Option<String>,
 }
 
 impl Board {
@@ -70,6 +72,7 @@ impl Board {
             confirmed: Rate::new(),
             behind_since: None,
             counted: (0, 0),
+            warning: None,
         });
         let wire = AtomicU64::new(0);
         Self(Arc::new(Inner { meter, observer, begun: Instant::now(), wire, shown }))
@@ -136,6 +139,19 @@ impl Board {
         self.shown().report.preparing = what;
     }
 
+    /// What stands in the way of a cutover; told once.
+    pub(super) fn warn(&self, warning: Option<String>) {
+        let news = {
+            let mut shown = self.shown();
+            let is_news = shown.warning != warning;
+            shown.warning.clone_from(&warning);
+            warning.filter(|_| is_news)
+        };
+        if let Some(text) = news {
+            self.note(&text);
+        }
+    }
+
     pub(super) fn cutover(&self, cutover: CutoverReport) {
         self.shown().report.cutover = Some(cutover);
     }
@@ -178,10 +194,11 @@ fn eta(report: &Report, rate: f64) -> Option<f64> {
 impl Shown {
     fn next_action(&self) -> String {
         let state = self.report.state;
-        match &self.report.preparing {
-            Some(what) if !state.is_cutover() => {
+        match (&self.report.preparing, &self.warning) {
+            (Some(what), _) if !state.is_cutover() => {
                 format!("wait: {what}; `carreto agent abort` gives the cutover up")
             }
+            (_, Some(warning)) if state.is_following() => warning.clone(),
             _ => state.next_action().to_owned(),
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Course {
     pub(super) reads_back: bool,
     /// Before this, nothing is cut over that nobody ordered.
     pub(super) put_off: Option<Instant>,
+    /// When the source's disks were looked for.
+    pub(super) looked: Option<Instant>,
 }
 
 impl Course {
@@ -69,6 +71,7 @@ impl Course {
             unchecked: 0,
             reads_back: false,
             put_off: None,
+            looked: None,
         }
     }
 }

@@ -347,6 +347,7 @@ impl Engine {
                 continue;
             }
             self.establish();
+            self.look_at_disks().await;
             if self.wants_cutover() {
                 if let Some(outcome) = self.try_cutover(link).await? {
                     return Ok(outcome);

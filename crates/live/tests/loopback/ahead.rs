@@ -91,6 +91,24 @@ async fn tracking_that_works_again_is_trusted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_added_is_told_before_a_cutover() {
+    let scene = Scene::small().await;
+    let agent = scene.start();
+    scene.following().await;
+    scene.machine.has_grown.store(true, Ordering::Release);
+    scene.until_told("note a cutover would be refused: the disks were").await;
+    let report = scene.following().await;
+    assert!(report.next_action.contains("vdz"), "{}", report.next_action);
+    scene.cut_over(false).await;
+    scene.until_told("agent RolledBack").await;
+    scene.machine.has_grown.store(false, Ordering::Release);
+    scene.until("well", |report| !report.next_action.contains("vdz")).await;
+    scene.following().await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_cut_the_backlog_is_told_with_the_time_it_takes() {
     let mut scene = Scene::new(vec![("vda", mixed(1, 40 * MIB))], 0).await;
     scene.settings = "bandwidth = '8M'\n".to_owned();

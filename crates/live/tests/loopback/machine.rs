@@ -166,6 +166,8 @@ pub(crate) struct FakeMachine {
     pub(crate) freezes_run_folder: AtomicBool,
     /// What a freeze only synchronises.
     pub(crate) unfrozen: Mutex<Vec<String>>,
+    /// There is one disk more than is known of.
+    pub(crate) has_grown: AtomicBool,
 }
 
 impl std::fmt::Debug for FakeMachine {
@@ -212,6 +214,7 @@ impl FakeMachine {
             on_freeze: Arc::default(),
             freezes_run_folder: AtomicBool::new(false),
             unfrozen: Mutex::default(),
+            has_grown: AtomicBool::new(false),
         })
     }
 
@@ -245,7 +248,13 @@ impl Machine for FakeMachine {
             identity: format!("serial:{}:{}", disk.name, disk.size),
             reader: disk.clone(),
         };
-        Ok(self.disks.iter().enumerate().map(disk).collect())
+        let mut found: Vec<_> = self.disks.iter().enumerate().map(disk).collect();
+        if self.has_grown.load(Ordering::Acquire) {
+            let mut new = found[0].clone();
+            (new.tracked.name, new.identity) = ("vdz".to_owned(), "serial:new".to_owned());
+            found.push(new);
+        }
+        Ok(found)
     }
 
     fn attach(&self, disk: &TrackedDisk, _: TrackerChoice, _: &Path) -> Result<Attached> {
