@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+/// Seconds; what would take longer stands still.
+const FORESEEABLE: f64 = 1e7;
+
 /// Hears every change of the state. Called by the engine; must return quickly and never block.
 pub trait AgentObserver: Send + Sync + std::fmt::Debug {
     /// The state, or something worth telling about it, changed.
@@ -93,7 +96,7 @@ impl Board {
         let report = &mut shown.report;
         report.next_action = next;
         report.backlog_bytes = backlog;
-        report.eta_seconds = eta(report, rate);
+        report.eta_seconds = eta(report.state, backlog, rate, report.change_rate);
         report.totals = self.0.meter.totals(self.0.wire.load(Ordering::Relaxed));
         report.running_seconds = self.0.begun.elapsed().as_secs_f64();
         report.rate = rate;
@@ -178,17 +181,18 @@ impl Board {
     }
 }
 
-/// Seconds until the target follows closely, at `rate`.
-fn eta(report: &Report, rate: f64) -> Option<f64> {
+/// Seconds until the target follows closely, when so many bytes are confirmed and change each second;
+/// `None` where nothing is known to come near.
+fn eta(state: State, backlog: u64, confirmed: f64, changed: f64) -> Option<f64> {
     // The first pass reads every place once, whatever changes meanwhile.
-    let net = match report.state {
-        State::InitialSync => rate,
-        State::CatchingUp | State::Rescan | State::NotConverging => rate - report.change_rate,
+    let net = match state {
+        State::InitialSync => confirmed,
+        State::CatchingUp | State::Rescan | State::NotConverging => confirmed - changed,
         State::Continuous | State::Ready => return Some(0.0),
         state if state.is_cutover() => return Some(0.0),
         _ => return None,
     };
-    (net > 0.0).then(|| report.backlog_bytes as f64 / net)
+    (net > 0.0).then(|| backlog as f64 / net).filter(|seconds| *seconds < FORESEEABLE)
 }
 
 impl Shown {
@@ -220,5 +224,22 @@ fn describe(disk: &DiskSync) -> DiskReport {
         backlog_bytes: disk.dirty.len().saturating_mul(GRANULE).min(disk.size()),
         distrust: disk.distrust.clone(),
         root: disk.root.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_foreseen_only_where_it_comes_near() {
+        let catching_up = |confirmed, changed| eta(State::CatchingUp, 1000, confirmed, changed);
+        assert_eq!(catching_up(30.0, 10.0), Some(50.0));
+        assert_eq!(catching_up(10.0, 10.0), None);
+        assert_eq!(catching_up(5.0, 10.0), None);
+        assert_eq!(catching_up(1e-7, 0.0), None, "a line that is cut");
+        assert_eq!(eta(State::InitialSync, 1000, 20.0, 90.0), Some(50.0));
+        assert_eq!(eta(State::Ready, 1000, 0.0, 0.0), Some(0.0));
+        assert_eq!(eta(State::Stalled, 1000, 20.0, 0.0), None);
     }
 }
