@@ -42,6 +42,16 @@ async fn guard(
     tokio::task::spawn_blocking(move || held.recv().unwrap()).await.unwrap()
 }
 
+/// Cuts over, until the receiver has completed disk 0 and is held up at disk 1.
+async fn committing(scene: &Scene) -> OwnedRwLockWriteGuard<()> {
+    let held = hold_commit(scene);
+    scene.cut_over(false).await;
+    let guard = guard(held).await;
+    let first = scene.platter(0);
+    scene.until("committing", |_| !first.has_blank_head()).await;
+    guard
+}
+
 async fn committed(agent: Running) -> Certificate {
     let Ok(Outcome::Committed(path)) = agent.end().await else { unreachable!("it is committed") };
     Certificate::from_json(&std::fs::read(path).unwrap()).unwrap()
@@ -95,11 +105,7 @@ async fn an_agent_killed_in_the_commit_does_not_call_it_the_end() {
         let scene = Scene::small().await;
         let agent = scene.start();
         scene.following().await;
-        let held = hold_commit(&scene);
-        scene.cut_over(false).await;
-        let guard = guard(held).await;
-        let first = scene.platter(0);
-        scene.until("committing", |_| !first.has_blank_head()).await;
+        let guard = committing(&scene).await;
         agent.kill().await;
         assert!(!scene.machine.is_frozen());
         scene.machine.disks[0].write(2 * MIB as u64, &noise(3, 5000));
@@ -135,11 +141,7 @@ async fn a_freeze_that_is_lost_in_the_commit_is_no_success() {
     scene.settings = format!("[hooks]\nafter = ['echo x >> {}']\n", after.display());
     let agent = scene.start();
     scene.following().await;
-    let held = hold_commit(&scene);
-    scene.cut_over(false).await;
-    let guard = guard(held).await;
-    let first = scene.platter(0);
-    scene.until("committing", |_| !first.has_blank_head()).await;
+    let guard = committing(&scene).await;
     scene.machine.lose_lease.store(true, Ordering::Release);
     drop(guard);
     is_parted(agent.end().await);
@@ -154,11 +156,7 @@ async fn what_is_written_during_the_commit_is_told(kind: TrackerKind) {
     *scene.machine.kind.lock().unwrap() = kind;
     let agent = scene.start();
     scene.following().await;
-    let held = hold_commit(&scene);
-    scene.cut_over(false).await;
-    let guard = guard(held).await;
-    let first = scene.platter(0);
-    scene.until("committing", |_| !first.has_blank_head()).await;
+    let guard = committing(&scene).await;
     scene.machine.disks[0].sneak(2 * MIB as u64 + 200_000, &noise(2, 5000));
     drop(guard);
     is_parted(agent.end().await);
