@@ -76,12 +76,17 @@ impl Engine {
         bytes(disk.touched.len()) / self.read_rate() > limit / 2.0
     }
 
+    /// Whether a cutover that is ordered now begins with a whole pass of `disk`.
+    fn needs_pass(&self, disk: &DiskSync) -> bool {
+        disk.is_touched_everywhere() || self.is_much_touched(disk)
+    }
+
     /// Bytes that will have been written to `disk` when a whole pass that begins now is over.
     fn touched_by_a_pass(&self, disk: &DiskSync) -> f64 {
         let whole = bytes(disk.granules());
         let takes = whole / self.read_rate();
         let most = whole.min(self.course.change.value() * takes);
-        if disk.touched.len() == disk.granules() {
+        if disk.is_touched_everywhere() {
             return most;
         }
         // What is written again and again counts once, which the rate does not know.
@@ -95,7 +100,7 @@ impl Engine {
         }
         let takes = bytes(disk.granules()) / self.read_rate();
         let limit = self.config.cutover.max_pause_seconds;
-        disk.touched.len() == disk.granules()
+        disk.is_touched_everywhere()
             || (disk.touched_for() > takes * SPARE
                 && self.touched_by_a_pass(disk) / self.read_rate() < limit / 2.0)
     }
@@ -115,10 +120,7 @@ impl Engine {
             left += if disk.is_blind() { 0 } else { disk.dirty.len() };
             to_read += if self.is_read_whole(disk) {
                 bytes(disk.granules())
-            } else if !prepared
-                && (disk.touched.len() == disk.granules() || self.is_much_touched(disk))
-            {
-                // The cutover begins with a whole pass then.
+            } else if !prepared && self.needs_pass(disk) {
                 bytes(disk.touched.len()).min(self.touched_by_a_pass(disk))
             } else {
                 bytes(disk.touched.len())
@@ -218,7 +220,7 @@ impl Engine {
         }
         for index in 0..self.disks.len() {
             let disk = &self.disks[index];
-            let is_due = disk.touched.len() == disk.granules() || self.is_much_touched(disk);
+            let is_due = self.needs_pass(disk);
             let (is_sweeping, is_trusted) = (disk.is_sweeping(), disk.distrust.is_none());
             if disk.is_blind() || (is_trusted && !is_due) || !(is_sweeping || is_trusted) {
                 continue;

@@ -265,6 +265,11 @@ impl DiskSync {
         self.dirty.union_with(&due);
     }
 
+    /// Whether every granule counts as written since the last whole pass, as where there was none.
+    pub(super) fn is_touched_everywhere(&self) -> bool {
+        self.touched.len() == self.granules()
+    }
+
     /// Seconds since the pass began that [`Self::touched`] is about.
     pub(super) fn touched_for(&self) -> f64 {
         self.touched_since.elapsed().as_secs_f64()
