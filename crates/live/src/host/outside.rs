@@ -9,6 +9,7 @@ use super::machine::{BlockDevice, Machine, Number};
 use super::mounts::Mount;
 use super::stack::Stack;
 use super::swaps::swap_devices;
+use crate::remedy;
 use carreto_error::{Error, Kind, Result};
 use std::collections::BTreeSet;
 
@@ -118,8 +119,9 @@ impl FileSystem {
             self.disks.join(", ")
         );
         let remedy = format!(
-            "name {} in `disks` beside the others, give targets to all, and begin anew; or unmount the file system",
-            paths.join(", ")
+            "unmount the file system; or name {} in `disks` beside the others, give targets to all, and {}",
+            paths.join(", "),
+            remedy::BEGIN_ANEW
         );
         Some((text, remedy))
     }

@@ -384,7 +384,9 @@ impl Conversation<'_> {
             return;
         }
         let text = format!("its file system can take {free} bytes, the disk has {}", disk.size());
-        let error = Error::new(Kind::TargetUnusable, text).needed(disk.size());
+        let error = Error::new(Kind::TargetUnusable, text)
+            .needed(disk.size())
+            .remedied_by("make room there, or give the disk a target with more space");
         self.receiver.tell(&ReceiverEvent::Unfit {
             server: &self.server.config.name,
             disk: &planned.source,
