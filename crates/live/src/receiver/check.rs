@@ -78,14 +78,11 @@ async fn run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {
         }
         Ok(())
     };
-    let joined = tokio::task::spawn_blocking(compare).await;
-    joined.map_err(|error| Error::new(Kind::Internal, format!("a comparison died: {error}")))?
+    super::session::blocking(compare).await?
 }
 
 fn granule_is_right(disk: &Disk, granule: u64, base: u64, bytes: &[u8]) -> Result<()> {
-    let range = bytes_of(granule, disk.size());
-    let at = |offset: u64| usize::try_from(offset - base).unwrap_or(usize::MAX);
-    let found = &bytes[at(range.start())..at(range.end())];
+    let found = granule_in(disk, granule, base, bytes);
     let known = disk.book().ledger.get(granule);
     let is_right = match known {
         Some(Known::Zero) => carreto_transfer::is_zero(found),
@@ -100,7 +97,7 @@ fn granule_is_right(disk: &Disk, granule: u64, base: u64, bytes: &[u8]) -> Resul
     let text = "what was read back is not what was written";
     Err(Error::new(Kind::Mismatch, text)
         .path(disk.target().name())
-        .offset(range.start())
+        .offset(bytes_of(granule, disk.size()).start())
         .remedied_by("test the target disk; the next run sends these bytes again"))
 }
 
@@ -126,17 +123,16 @@ async fn learn_run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {
     let (first, last) = (disk.range(start)?, disk.range(end - 1)?);
     let mut bytes = vec![0; usize::try_from(last.end() - first.start()).unwrap_or(0)];
     disk.read(first.start(), &mut bytes).await?;
-    let content = |granule| {
-        let range = bytes_of(granule, disk.size());
-        let at = |offset: u64| usize::try_from(offset - first.start()).unwrap_or(usize::MAX);
-        &bytes[at(range.start())..at(range.end())]
-    };
+    let hashed = Arc::clone(disk);
     // `None` for zeros.
-    let leaf = |granule| {
-        let found = content(granule);
-        (!carreto_transfer::is_zero(found)).then(|| leaf_of(granule, found))
+    let hash = move || -> Vec<Option<Leaf>> {
+        let leaf = |granule| {
+            let found = granule_in(&hashed, granule, first.start(), &bytes);
+            (!carreto_transfer::is_zero(found)).then(|| leaf_of(granule, found))
+        };
+        (start..end).map(leaf).collect()
     };
-    let leaves: Vec<Option<Leaf>> = (start..end).map(leaf).collect();
+    let leaves = super::session::blocking(hash).await?;
     let mut granule = start;
     for run in leaves.chunk_by(|one, next| one.is_some() == next.is_some()) {
         let next = granule + run.len() as u64;
@@ -153,4 +149,11 @@ async fn learn_run(disk: &Arc<Disk>, start: u64, end: u64) -> Result<()> {
         book.written.remove(granule);
     }
     Ok(())
+}
+
+/// The bytes of `granule` in `bytes`, which begin at the offset `base`.
+fn granule_in<'a>(disk: &Disk, granule: u64, base: u64, bytes: &'a [u8]) -> &'a [u8] {
+    let range = bytes_of(granule, disk.size());
+    let at = |offset: u64| usize::try_from(offset - base).unwrap_or(usize::MAX);
+    &bytes[at(range.start())..at(range.end())]
 }
