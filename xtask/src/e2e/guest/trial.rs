@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const STICK: &str = include_str!("files/stick.sh");
+const STICK_FILE: &str = "stick.raw";
 const STICK_MIB: &str = "64";
 /// Read by the agent at a time, at most, in bytes.
 const READ: u64 = 4 << 20;
@@ -76,9 +77,10 @@ impl Trial {
         Ok(())
     }
 
-    /// Looks at what a target has besides the databases.
-    pub(super) fn check(self, guest: &mut Guest) -> Result<String> {
-        if self != Self::StickAndPowerOff {
+    /// Looks at what a guest with `disks` has besides the databases. The copy that was taken while
+    /// frozen has no stick, as that could not be frozen.
+    pub(super) fn check(self, guest: &mut Guest, disks: &[PathBuf]) -> Result<String> {
+        if self != Self::StickAndPowerOff || !disks.iter().any(|disk| disk.ends_with(STICK_FILE)) {
             return Ok(String::new());
         }
         let script = format!("cat >/run/stick.sh <<'END'\n{STICK}\nEND\nbash /run/stick.sh check");
@@ -99,7 +101,7 @@ pub(super) fn names_bad_place(report: &Value, bad: u64) -> Result<String> {
 }
 
 fn stick(folder: &Path) -> PathBuf {
-    folder.join("stick.raw")
+    folder.join(STICK_FILE)
 }
 
 /// The middle of the largest hole of `disk`: a place that nobody but the agent reads.
