@@ -56,8 +56,12 @@ s = socket.socket(); s.bind(("127.0.0.1", 0)); print("127.0.0.1:%d" % s.getsockn
 follow() { # starts the agent and waits until it follows the disk
     "$carreto" agent run -c "$folder/agent.toml" > /dev/null 2>> "$folder/agent.err" &
     agent=$!
-    until "$carreto" agent status -c "$folder/agent.toml" 2> /dev/null \
-        | grep -Eq 'state: .*(CONTINUOUS|READY)'; do
+    # What the last agent left behind says the same.
+    until "$carreto" agent status -c "$folder/agent.toml" -o json 2> /dev/null | python3 -c '
+import json, sys
+report = json.load(sys.stdin)
+sys.exit(not (report["agent_running"] and report["state"] in ("CONTINUOUS", "READY")))' \
+        2> /dev/null; do
         kill -0 "$agent" || { tail "$folder/agent.err"; exit 1; }
         sleep 0.2
     done
