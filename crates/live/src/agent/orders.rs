@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::files::RunFolder;
-use crate::state::Report;
+use crate::state::{Report, State};
 use crate::wire::Failed;
 use carreto_error::{Error, IoSide, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -176,6 +176,10 @@ fn left_behind(mut report: Report, is_running: bool) -> Report {
     if !is_running && !report.state.is_end() {
         "no agent runs: start it with `carreto agent run`, it goes on where it was"
             .clone_into(&mut report.next_action);
+    } else if matches!(report.state, State::Continuous | State::Ready) {
+        // The agent that was so is gone, and nobody may take it for the one that starts.
+        report.state = State::Registered;
+        "the agent starts or ends: ask again".clone_into(&mut report.next_action);
     }
     report
 }

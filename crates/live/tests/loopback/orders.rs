@@ -156,6 +156,12 @@ async fn the_status_says_whether_an_agent_runs() {
         let document = serde_json::to_value(&left).unwrap();
         assert_eq!(document["agent_running"], false);
     }
+    let starting = std::fs::File::open(scene.run_folder().join("lock")).unwrap();
+    starting.lock().unwrap();
+    let left = ask(&scene.run_folder(), Order::Status).await.unwrap();
+    assert_eq!((left.state, left.agent_running), (State::Registered, Some(true)));
+    assert!(left.next_action.contains("ask again"), "{}", left.next_action);
+    drop(starting);
     let agent = scene.start();
     scene.following().await;
     scene.cut_over(false).await;
