@@ -23,6 +23,7 @@ mod orders;
 mod pass;
 mod preflight;
 mod prepare;
+mod reading_back;
 mod resume;
 mod run;
 mod seal;

@@ -58,6 +58,11 @@ impl Engine {
         known_or_usual(self.course.check_rate)
     }
 
+    /// Seconds that the receiver takes to read back all it has not since it was written.
+    fn check_takes(&self) -> f64 {
+        bytes(self.course.unchecked) / self.check_rate()
+    }
+
     /// Granules that the sweep of one disk may add to an epoch.
     pub(super) fn sweep_share(&self) -> u64 {
         let sweeping = self.disks.iter().filter(|disk| disk.is_sweeping()).count() as u64;
@@ -150,7 +155,7 @@ impl Engine {
         let limit = self.config.cutover.max_pause_seconds;
         let reads =
             self.disks.iter().any(|disk| !self.is_read_whole(disk) && self.is_much_touched(disk));
-        !reads && bytes(self.course.unchecked) / self.check_rate() <= limit
+        !reads && self.check_takes() <= limit
     }
 
     /// Does some of what a cutover would have to do first.
@@ -163,16 +168,16 @@ impl Engine {
             }
         }
         let limit = self.config.cutover.max_pause_seconds;
-        let takes = bytes(self.course.unchecked) / self.check_rate();
-        let is_long = takes > limit / 4.0;
-        if is_long && !self.course.reads_back {
+        if self.course.reading_back.look(self.check_takes(), limit) {
             self.board.note("the receiver reads back what it wrote, ahead of a cutover");
         }
-        self.course.reads_back = self.course.unchecked > 0 && (self.course.reads_back || is_long);
-        if !self.course.reads_back {
+        if !self.course.reading_back.is_active() {
             return Ok(());
         }
-        match self.read_back(link).await {
+        let outcome = self.read_back(link).await;
+        let takes = self.check_takes();
+        self.course.reading_back.did_some(takes, limit);
+        match outcome {
             // Whoever asked for it is answered by the next round.
             Err(error) if error.kind() == Kind::Cancelled => link.check(),
             outcome => outcome,

@@ -4,6 +4,7 @@ use super::disk::DiskSync;
 use super::link::Link;
 use super::meter::{Forecast, Rate};
 use super::pass::Passed;
+use super::reading_back::ReadingBack;
 use super::run::Engine;
 use crate::granule::{GRANULE, GranuleSet};
 use crate::state::State;
@@ -46,8 +47,7 @@ pub(super) struct Course {
     pub(super) complete: bool,
     /// Granules that the receiver has not read back since they were written, at most.
     pub(super) unchecked: u64,
-    /// The receiver reads back, some of it between two epochs.
-    pub(super) reads_back: bool,
+    pub(super) reading_back: ReadingBack,
     /// Before this, nothing is cut over that nobody ordered.
     pub(super) put_off: Option<Instant>,
     /// When the source's disks were looked for.
@@ -69,7 +69,7 @@ impl Course {
             calm: 0,
             complete: false,
             unchecked: 0,
-            reads_back: false,
+            reading_back: ReadingBack::new(),
             put_off: None,
             looked: None,
         }
@@ -110,7 +110,8 @@ impl Engine {
             stopped: passed.iter().any(|passed| passed.stopped),
             took,
         };
-        self.course.unchecked = self.course.unchecked.saturating_add(epoch.sent);
+        let all: u64 = self.disks.iter().map(DiskSync::granules).sum();
+        self.course.unchecked = self.course.unchecked.saturating_add(epoch.sent).min(all);
         let read = self.sender.meter.read.load(Ordering::Relaxed) - before;
         self.learn(&epoch, backlog, read);
         self.board.wire(link.sent());

@@ -10,6 +10,7 @@ use super::machine::Machine;
 use super::meter::Meter;
 use super::orders::Orders;
 use super::pass::Sender;
+use super::reading_back::ReadingBack;
 use super::resume;
 use crate::pace::Throttle;
 use crate::state::State;
@@ -274,6 +275,7 @@ impl Engine {
         *first_time = false;
         // What the receiver did not read back in an earlier session, it has to in this one.
         self.course.unchecked = self.disks.iter().map(DiskSync::granules).sum();
+        self.course.reading_back = ReadingBack::new();
         if !std::mem::take(&mut self.rolled_back) {
             self.board.explain(None);
         }
