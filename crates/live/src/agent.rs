@@ -29,6 +29,7 @@ mod run;
 mod seal;
 #[cfg(test)]
 mod testing;
+mod under_way;
 
 pub use board::AgentObserver;
 pub use cleanup::{Cleaned, Remains, cleanup, remains};

@@ -1,6 +1,7 @@
 //! One disk on its way.
 
 use super::machine::{MachineDisk, ReadDisk};
+use super::under_way::UnderWay;
 use crate::granule::{GranuleSet, granules_in};
 use crate::ledger::{Known, Ledger};
 use crate::track::{AuditPoint, KernelCounts, Tracker, TrackerKind, compare};
@@ -76,6 +77,7 @@ pub(super) struct DiskSync {
     pub(super) dirty: GranuleSet,
     /// Writes that were under way when they were drained: read once more in the next epoch.
     carry: GranuleSet,
+    under_way: UnderWay,
     /// Written since the last pass over the whole disk began.
     pub(super) touched: GranuleSet,
     /// When that was.
@@ -147,6 +149,7 @@ impl DiskSync {
             resumed,
             dirty,
             carry: GranuleSet::empty(granules),
+            under_way: UnderWay::new(granules),
             // What an earlier process read is not known to this one.
             touched: GranuleSet::full(granules),
             touched_since: Instant::now(),
@@ -187,6 +190,7 @@ impl DiskSync {
     pub(super) fn drain(&mut self) -> Result<Drain> {
         let drained = self.tracker.drain()?;
         let marked = drained.dirty.len();
+        self.under_way.add(&drained);
         self.touched.union_with(&drained.dirty);
         self.touched.union_with(&drained.incomplete);
         if let Some(sweep) = &mut self.sweep {
@@ -224,8 +228,7 @@ impl DiskSync {
 
     /// From now on the whole disk is read and compared; what is tracked from now on counts.
     pub(super) fn begin_whole_pass(&mut self) {
-        // A write that was under way may end after the pass has read its place, and be seen by none.
-        self.touched = self.carry.clone();
+        self.touched = self.under_way.all();
         self.touched_since = Instant::now();
         self.sweep = None;
         self.base = self.audit.clone();
@@ -239,7 +242,7 @@ impl DiskSync {
         self.sweep = Some(Sweep {
             rest: GranuleSet::full(self.granules()),
             open: GranuleSet::empty(self.granules()),
-            touched: self.carry.clone(),
+            touched: self.under_way.all(),
             base: self.audit.clone(),
             begun: Instant::now(),
         });
@@ -362,6 +365,7 @@ impl DiskSync {
         }
         let lately = compare(&self.audit, &now).suspect;
         let verdict = lately.or_else(|| compare(&self.base, &now).suspect);
+        self.under_way.observe(now.in_flight);
         self.audit = now;
         Ok(verdict)
     }
