@@ -111,11 +111,17 @@ pub enum Control {
     },
     /// What was read back is what the ledger says.
     Checked {
-        /// Hex BLAKE3 of each disk.
+        /// Hex BLAKE3 of each disk; none where something is left, as they take long.
         roots: Vec<String>,
         /// Granules that were not read back since they were written.
         #[serde(default)]
         left: u64,
+        /// Granules that were read back.
+        #[serde(default)]
+        read: u64,
+        /// Milliseconds that reading took, without what was done before and after it.
+        #[serde(default)]
+        millis: u64,
     },
     /// The source is frozen and these are its disks: the receiver compares, completes and signs.
     Commit {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Seconds that the receiver may read back before the next epoch.
 const SLICE: f64 = 5.0;
-/// Granules read back that say how fast that is: of fewer, most of the time goes into flushing.
+/// Granules read back that say how fast that is. As many are always asked for, so that what was
+/// slow once is found to be fast again.
 const TELLING: u64 = 256;
 /// Seconds that a sweep may add to an epoch.
 const SWEEP: f64 = 1.0;
@@ -278,15 +279,8 @@ impl Engine {
 
     /// Has the receiver read back some of what it has not yet.
     pub(super) async fn read_back(&mut self, link: &Link) -> Result<()> {
-        let most = granules_within(SLICE, self.check_rate());
-        let (begun, before) = (Instant::now(), self.course.unchecked);
-        self.check_targets(link, false, Some(most)).await?;
-        let done = before.saturating_sub(self.course.unchecked);
-        if done >= TELLING {
-            let present = bytes(done) / begun.elapsed().as_secs_f64().max(0.001);
-            follow(&mut self.course.check_rate, present);
-        }
-        Ok(())
+        let most = granules_within(SLICE, self.check_rate()).max(TELLING);
+        self.check_targets(link, false, Some(most)).await.map(|_| ())
     }
 
     /// Lets the receiver read its disks back, `most` granules of what it has not yet, and gives
@@ -317,8 +311,12 @@ impl Engine {
             };
             match heard {
                 Heard::Control(Control::Ping | Control::Checking { .. }) => {}
-                Heard::Control(Control::Checked { roots, left }) => {
+                Heard::Control(Control::Checked { roots, left, read, millis }) => {
                     self.course.unchecked = left;
+                    if read >= TELLING {
+                        let seconds = (millis as f64 / 1000.0).max(0.001);
+                        follow(&mut self.course.check_rate, bytes(read) / seconds);
+                    }
                     self.sender.blocks.flushed();
                     return Ok(roots);
                 }

@@ -10,7 +10,7 @@ use crate::track::Drained;
 use std::time::{Duration, Instant};
 
 /// Longer than a request takes, with what the kernel waits before it gives one up.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// What was written lately, in two generations, and what was issued and is not seen to end.
 #[derive(Debug)]

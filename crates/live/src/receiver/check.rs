@@ -32,17 +32,17 @@ pub(super) async fn disk(
     everything: bool,
     progress: &CheckProgress,
 ) -> Result<()> {
+    disk.flush_for_reading().await?;
     some(disk, everything, u64::MAX, progress).await.map(|_| ())
 }
 
-/// As [`disk`], of at most `most` granules, and gives how many it were.
+/// As [`disk`] after the flush, of at most `most` granules, and gives how many it were.
 pub(super) async fn some(
     disk: &Arc<Disk>,
     everything: bool,
     most: u64,
     progress: &CheckProgress,
 ) -> Result<u64> {
-    disk.flush_for_reading().await?;
     let set = if everything {
         GranuleSet::full(granules_in(disk.size()))
     } else {

@@ -13,7 +13,7 @@ use crate::wire::{
 use carreto_error::{Error, Kind, Result};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
@@ -407,21 +407,32 @@ impl Conversation<'_> {
     async fn check(&mut self, everything: bool, most: Option<u64>) -> Result<()> {
         let disks = self.session.disks()?;
         let progress = check::CheckProgress::default();
+        let left = || disks.iter().map(|disk| disk.book().written.len()).sum();
         let work = async {
-            let mut room = most.unwrap_or(u64::MAX);
+            for disk in disks.iter() {
+                disk.flush_for_reading().await?;
+            }
+            let (begun, most) = (Instant::now(), most.unwrap_or(u64::MAX));
+            let mut room = most;
             for disk in disks.iter() {
                 room -= check::some(disk, everything, room, &progress).await?;
             }
-            let disks = Arc::clone(&disks);
-            blocking(move || commit::roots(&disks)).await
+            let (left, read) = (left(), most - room);
+            let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let roots = if left == 0 || most == u64::MAX {
+                let disks = Arc::clone(&disks);
+                blocking(move || commit::roots(&disks)).await?
+            } else {
+                Vec::new()
+            };
+            Ok(Control::Checked { roots, left, read, millis })
         };
         let told = || {
             use std::sync::atomic::Ordering::Relaxed;
             Control::Checking { done: progress.done.load(Relaxed), of: progress.of.load(Relaxed) }
         };
-        let roots = with_signs_of_life(self.line, work, told).await?;
-        let left = disks.iter().map(|disk| disk.book().written.len()).sum();
-        self.line.say(&Control::Checked { roots, left }).await
+        let checked = with_signs_of_life(self.line, work, told).await?;
+        self.line.say(&checked).await
     }
 }
 

@@ -106,7 +106,7 @@ fn a_message_is_called_what_it_is_on_the_wire() {
         Control::Synced,
         Control::Check { everything: true, most: None },
         Control::Checking { done: 0, of: 0 },
-        Control::Checked { roots: Vec::new(), left: 0 },
+        Control::Checked { roots: Vec::new(), left: 0, read: 0, millis: 0 },
         Control::Commit { certificate: String::new() },
         Control::Committed { certificate: String::new() },
         Control::Ping,

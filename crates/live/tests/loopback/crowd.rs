@@ -232,11 +232,13 @@ async fn what_was_written_is_read_back_in_pieces() {
     let (mut control, _data, _) = zeroed(&scene).await;
     let all: u64 = scene.machine.disks.iter().map(|disk| disk.size.div_ceil(65536)).sum();
     // One piece is of both disks, and the last of what is left.
-    for left in [all - 40, all - 80, 0] {
-        control.say(&Control::Check { everything: false, most: Some(40) }).await;
-        let Control::Checked { left: found, .. } = answer(&mut control).await else {
+    for (count, left) in [(40, all - 40), (40, all - 80), (all - 80, 0), (0, 0)] {
+        control.say(&Control::Check { everything: false, most: Some(count.max(40)) }).await;
+        let Control::Checked { left: found, read, roots, .. } = answer(&mut control).await else {
             unreachable!("it is checked")
         };
-        assert_eq!(found, left);
+        assert_eq!((read, found), (count, left));
+        // They take long, and are worth it once nothing is left.
+        assert_eq!(roots.len(), if left == 0 { scene.machine.disks.len() } else { 0 });
     }
 }
