@@ -5,15 +5,19 @@
 use super::disk::DiskSync;
 use crate::state::Report;
 use crate::storage::{lock, write_whole};
-use carreto_error::{Error, IoSide, Result};
+use carreto_error::{Error, IoSide, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const VERSION: u32 = 1;
+/// How often and how long somebody may hold the lock who only looks.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How far a commit went, as the source knows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +130,16 @@ impl RunFolder {
 
     /// Makes this process the agent of its server while the file stays open.
     pub(super) fn take(&self) -> Result<File> {
-        lock(&self.lock(), "an agent of this server runs already")
+        let mut tries = LOOKS;
+        loop {
+            let taken = lock(&self.lock(), "an agent of this server runs already");
+            // Whoever looks whether an agent runs holds the lock for a moment.
+            match taken {
+                Err(error) if error.kind() == Kind::Locked && tries > 0 => tries -= 1,
+                taken => return taken,
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// Whether a process is the agent of its server now. Changes nothing.
