@@ -189,7 +189,8 @@ impl Engine {
     pub(super) async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
         self.board.note("a cutover is being prepared");
         self.preparing("what changed is sent");
-        self.expect_same_disks().await?;
+        self.course.looked = None;
+        self.look_at_disks().await?;
         self.expect_free_run_folder().await?;
         self.disks.iter_mut().try_for_each(DiskSync::expect_counters)?;
         self.begin_passes(strict);
@@ -326,13 +327,17 @@ impl Engine {
     }
 
     /// Tells at once when a disk comes, goes or grows, and not only when a cutover is refused.
-    pub(super) async fn look_at_disks(&mut self) {
+    ///
+    /// # Errors
+    /// The reason for which it would be refused.
+    pub(super) async fn look_at_disks(&mut self) -> Result<()> {
         if self.course.looked.is_some_and(|at| at.elapsed() < LOOK) {
-            return;
+            return Ok(());
         }
         self.course.looked = Some(Instant::now());
-        let problem = self.expect_same_disks().await.err();
-        self.board.warn(problem.as_ref().map(refusal));
+        let outcome = self.expect_same_disks().await;
+        self.board.warn(outcome.as_ref().err().map(refusal));
+        outcome
     }
 }
 

@@ -142,6 +142,11 @@ impl Board {
         self.shown().report.preparing = what;
     }
 
+    /// Whether the operator is told all the time why a cutover would be refused.
+    pub(super) fn is_warned(&self) -> bool {
+        self.shown().warning.is_some()
+    }
+
     /// What stands in the way of a cutover; told once.
     pub(super) fn warn(&self, warning: Option<String>) {
         let news = {

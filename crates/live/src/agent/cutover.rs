@@ -72,19 +72,16 @@ impl Engine {
     ///
     /// # Errors
     /// Whatever stood in the way; the source works as before then.
-    pub(super) async fn cutover(
-        &mut self,
-        link: &Link,
-        strict: bool,
-        is_ordered: bool,
-    ) -> Result<Option<PathBuf>> {
-        let approached = self.approach(link, strict).await;
+    pub(super) async fn cutover(&mut self, link: &Link) -> Result<Option<PathBuf>> {
+        let approached = self.approach(link, self.is_strict()).await;
         self.board.prepare(None);
         approached?;
-        if !is_ordered && !self.would_be_short() {
+        // What was ordered meanwhile counts; from this state on, orders that come too late are refused.
+        if self.orders.wishes().cutover.is_none() && !self.would_be_short() {
             return Ok(None);
         }
         self.board.enter(State::Quiescing);
+        let strict = self.is_strict();
         self.state.quiesced = true;
         self.save();
         let quiet = self.hooks("before", self.config.hooks.before.clone()).await;
@@ -99,6 +96,11 @@ impl Engine {
             self.work_again().await;
         }
         outcome.map(Some)
+    }
+
+    /// Whether everything is to be read while it stands still.
+    fn is_strict(&self) -> bool {
+        self.orders.wishes().cutover.unwrap_or(false) || self.config.cutover.strict
     }
 
     /// Runs the hooks after a thaw. A failure is told, and changes nothing.

@@ -50,6 +50,8 @@ pub(super) struct Course {
     pub(super) reading_back: ReadingBack,
     /// Before this, nothing is cut over that nobody ordered.
     pub(super) put_off: Option<Instant>,
+    /// Nor at any time.
+    pub(super) is_held_back: bool,
     /// When the source's disks were looked for.
     pub(super) looked: Option<Instant>,
 }
@@ -71,6 +73,7 @@ impl Course {
             unchecked: 0,
             reading_back: ReadingBack::new(),
             put_off: None,
+            is_held_back: false,
             looked: None,
         }
     }

@@ -121,9 +121,17 @@ impl Orders {
             }
             Order::Pause => self.change(|wishes| wishes.paused = true),
             Order::Resume => self.change(|wishes| wishes.paused = false),
+            Order::Cutover { strict: true }
+                if state.is_cutover() && self.wishes().cutover != Some(true) =>
+            {
+                let text = "a cutover is under way that was not ordered to be strict";
+                return Err(Error::new(Kind::Usage, text)
+                    .remedied_by("`carreto agent abort` gives it up, then order a strict one"));
+            }
             Order::Cutover { strict } => self.change(|wishes| {
                 wishes.paused = false;
-                wishes.cutover = Some(strict);
+                // An order that asks for less takes nothing from one that asked for more.
+                wishes.cutover = Some(strict || wishes.cutover == Some(true));
             }),
             Order::Abort => self.change(|wishes| wishes.abort = true),
         }

@@ -32,8 +32,10 @@ const REPORT: Duration = Duration::from_secs(3);
 const LAST_WORDS: u32 = 5;
 /// Between two automatic cutovers whose pause would have been too long.
 const PUT_OFF: Duration = Duration::from_mins(1);
-/// Automatic cutovers in a row that may fail.
+/// Automatic cutovers that may fail.
 const ATTEMPTS: u32 = 3;
+/// Between the first two of them; each further wait is so many times as long.
+const RETRY: (Duration, u32) = (Duration::from_secs(3), 4);
 
 /// How a run of the agent ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,7 +351,8 @@ impl Engine {
                 continue;
             }
             self.establish();
-            self.look_at_disks().await;
+            // It is shown, and refuses the cutover.
+            let _ = self.look_at_disks().await;
             if self.wants_cutover() {
                 if let Some(outcome) = self.try_cutover(link).await? {
                     return Ok(outcome);
@@ -382,6 +385,8 @@ impl Engine {
         let wanted = self.orders.wishes().cutover.is_some();
         let automatic = self.config.cutover.when == When::Ready
             && self.board.state() == State::Ready
+            && !self.course.is_held_back
+            && !self.board.is_warned()
             && self.course.put_off.is_none_or(|until| until <= Instant::now())
             && self.failed_cutovers < ATTEMPTS;
         self.course.complete && (wanted || automatic)
@@ -389,14 +394,13 @@ impl Engine {
 
     /// `None` when it was given up and the source works as before.
     async fn try_cutover(&mut self, link: &Link) -> Result<Option<Outcome>> {
-        let strict = self.orders.wishes().cutover.unwrap_or(false) || self.config.cutover.strict;
-        let is_ordered = self.orders.wishes().cutover.is_some();
-        let outcome = self.cutover(link, strict, is_ordered).await;
+        let outcome = self.cutover(link).await;
         if matches!(outcome, Ok(None)) {
             self.board.note("the cutover is put off: it would pause longer than is allowed");
             self.course.put_off = Some(Instant::now() + PUT_OFF);
             return Ok(None);
         }
+        self.hold_back_if_aborted();
         self.orders.change(|wishes| {
             wishes.cutover = None;
             wishes.abort = false;
@@ -404,14 +408,19 @@ impl Engine {
         match outcome {
             Ok(certificate) => Ok(certificate.map(Outcome::Committed)),
             Err(error) => {
-                self.failed_cutovers += 1;
+                // What the operator gave up is no failure, nor is what the state tells all the time.
+                let is_failure = error.kind() != Kind::Cancelled && !self.board.is_warned();
+                self.failed_cutovers += u32::from(is_failure);
+                let wait = RETRY.0 * RETRY.1.saturating_pow(self.failed_cutovers.saturating_sub(1));
+                self.course.put_off = Some(Instant::now() + wait);
                 self.board.explain(Some(&error));
                 // Whoever waits for the end sees the reason with the count.
                 self.sender.meter.counts().failed_cutovers += 1;
                 self.board.enter(State::RolledBack);
                 self.save();
-                let is_last =
-                    self.config.cutover.when == When::Ready && self.failed_cutovers >= ATTEMPTS;
+                let is_last = is_failure
+                    && self.config.cutover.when == When::Ready
+                    && self.failed_cutovers >= ATTEMPTS;
                 self.gave_up |= is_last && error.kind() != Kind::Unavailable;
                 if self.gave_up {
                     return Err(error);
@@ -424,6 +433,14 @@ impl Engine {
                 }
                 link.check().map(|()| None)
             }
+        }
+    }
+
+    /// After a cutover that was ordered to be given up none begins by itself, until one is ordered.
+    fn hold_back_if_aborted(&mut self) {
+        self.course.is_held_back = self.orders.wishes().abort;
+        if self.course.is_held_back && self.config.cutover.when == When::Ready {
+            self.board.note("no cutover begins by itself any more, until one is ordered");
         }
     }
 

@@ -4,6 +4,7 @@ use crate::machine::Loss;
 use crate::plain::Writer;
 use crate::scene::{MIB, Scene, mixed, noise};
 use carreto_live::agent::Order;
+use carreto_live::certificate::Mode;
 use carreto_live::state::State;
 use std::sync::atomic::Ordering;
 
@@ -69,6 +70,40 @@ async fn a_cutover_that_is_prepared_is_shown() {
     let report = scene.until("preparing", shown).await;
     assert!(report.preparing.is_some() && scene.machine.freeze_count() == 0);
     drop(guard);
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_ordered_while_a_cutover_is_prepared_counts() {
+    let scene = Scene::small().await;
+    let platter = scene.platter(0);
+    let agent = scene.start();
+    scene.following().await;
+    let guard = platter.hold_reads();
+    scene.cut_over(false).await;
+    scene.until("preparing", |report| report.preparing.is_some()).await;
+    scene.cut_over(true).await;
+    // Somebody who only waits for the same.
+    scene.cut_over(false).await;
+    drop(guard);
+    let certificate = scene.finish(agent).await;
+    assert_eq!(certificate.statement().mode, Mode::Strict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_added_holds_an_automatic_cutover_back() {
+    let mut scene = Scene::new(vec![("vda", mixed(1, 30 * MIB))], 0).await;
+    scene.settings = "bandwidth = '8M'\n[cutover]\nwhen = 'ready'\nafter = 'thaw'\n".to_owned();
+    let agent = scene.start();
+    scene.until("sending", |report| report.state == State::InitialSync).await;
+    scene.machine.has_grown.store(true, Ordering::Release);
+    scene.until_told("note a cutover would be refused: the disks were").await;
+    let report = scene.until("ready", |report| report.state == State::Ready).await;
+    assert!(report.next_action.contains("vdz"), "{}", report.next_action);
+    // All three attempts would be over.
+    tokio::time::sleep(std::time::Duration::from_secs(17)).await;
+    assert_eq!(scene.machine.freeze_count(), 0);
+    scene.machine.has_grown.store(false, Ordering::Release);
     scene.finish(agent).await;
 }
 

@@ -105,6 +105,23 @@ async fn a_pause_before_the_freeze_gives_the_cutover_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_an_abort_no_cutover_begins_by_itself() {
+    let mut scene = Scene::small().await;
+    scene.settings =
+        "[cutover]\nwhen = 'ready'\nafter = 'thaw'\n[hooks]\nbefore = ['sleep 1']\n".to_owned();
+    let agent = scene.start();
+    scene.until("quiescing", |report| report.state == State::Quiescing).await;
+    scene.order(Order::Abort).await;
+    scene.until_told("no cutover begins by itself any more").await;
+    scene.until("ready", |report| report.state == State::Ready).await;
+    // Longer than a cutover that failed is waited after.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert_eq!(scene.machine.freeze_count(), 0);
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_fails_gives_the_cutover_up() {
     let mut scene = Scene::small().await;
     let flag = scene.folder.path().join("flag");
