@@ -27,6 +27,7 @@ mod reading_back;
 mod resume;
 mod run;
 mod seal;
+mod sweeping;
 #[cfg(test)]
 mod testing;
 mod under_way;

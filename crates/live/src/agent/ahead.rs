@@ -6,8 +6,9 @@
 use super::disk::DiskSync;
 use super::epoch::{SHRINKS, follow};
 use super::link::{Heard, Link, unexpected};
-use super::meter::{Forecast, USUAL_READ_RATE};
+use super::meter::{Forecast, USUAL_READ_RATE, USUAL_SEND_RATE};
 use super::run::Engine;
+use super::sweeping::Look;
 use crate::granule::GRANULE;
 use crate::wire::Control;
 use carreto_error::{Error, Kind, Result};
@@ -20,8 +21,6 @@ const SLICE: f64 = 5.0;
 const TELLING: u64 = 256;
 /// Seconds that a sweep may add to an epoch.
 const SWEEP: f64 = 1.0;
-/// How often a whole pass may be made ahead: once in so many times what it takes.
-const SPARE: f64 = 4.0;
 /// Epochs that make the rest small before a freeze: so many in any case, and so many at most.
 const EPOCHS: (usize, usize) = (3, 20);
 /// How often the receiver reads back and the rest is made small, at most.
@@ -59,6 +58,12 @@ impl Engine {
         known_or_usual(self.course.check_rate)
     }
 
+    /// Where all was sent by an earlier process, nobody knows how fast.
+    fn send_rate(&self) -> f64 {
+        let is_unknown = self.course.send_rate <= 0.0 && self.course.complete;
+        if is_unknown { USUAL_SEND_RATE } else { self.course.send_rate }
+    }
+
     /// Seconds that the receiver takes to read back all it has not since it was written.
     fn check_takes(&self) -> f64 {
         bytes(self.course.unchecked) / self.check_rate()
@@ -75,40 +80,26 @@ impl Engine {
         self.config.cutover.strict || disk.is_blind() || disk.distrust.is_some()
     }
 
-    /// Whether reading again what was written to `disk` since the last whole pass would take too
-    /// much of the pause.
-    pub(super) fn is_much_touched(&self, disk: &DiskSync) -> bool {
-        let limit = self.config.cutover.max_pause_seconds;
-        bytes(disk.touched.len()) / self.read_rate() > limit / 2.0
-    }
-
-    /// Whether a cutover that is ordered now begins with a whole pass of `disk`.
-    fn needs_pass(&self, disk: &DiskSync) -> bool {
-        disk.is_touched_everywhere() || self.is_much_touched(disk)
-    }
-
-    /// Bytes that will have been written to `disk` when a whole pass that begins now is over.
-    fn touched_by_a_pass(&self, disk: &DiskSync) -> f64 {
-        let whole = bytes(disk.granules());
-        let takes = whole / self.read_rate();
-        let most = whole.min(self.course.change.value() * takes);
-        if disk.is_touched_everywhere() {
-            return most;
+    fn look(&self, disk: &DiskSync) -> Look {
+        let read_again = self.disks.iter().filter(|disk| !self.is_read_whole(disk)).count();
+        Look {
+            size: bytes(disk.granules()),
+            touched: bytes(disk.touched.len()),
+            is_everywhere: disk.is_touched_everywhere(),
+            since: disk.touched_for(),
+            left: disk.left_by_sweep.map(bytes),
+            change_rate: self.course.change.value(),
+            read_rate: self.read_rate(),
+            share: self.config.cutover.max_pause_seconds / 2.0 / read_again.max(1) as f64,
         }
-        // What is written again and again counts once, which the rate does not know.
-        most.min(bytes(disk.touched.len()) * (takes / disk.touched_for().max(1.0)).min(1.0))
     }
 
-    /// Whether a whole pass of `disk` would make the pause short.
+    /// Whether `disk` is read as a whole ahead, from now on.
     fn wants_sweep(&self, disk: &DiskSync) -> bool {
-        if self.is_read_whole(disk) || disk.is_sweeping() || !self.is_much_touched(disk) {
-            return false;
-        }
-        let takes = bytes(disk.granules()) / self.read_rate();
-        let limit = self.config.cutover.max_pause_seconds;
-        disk.is_touched_everywhere()
-            || (disk.touched_for() > takes * SPARE
-                && self.touched_by_a_pass(disk) / self.read_rate() < limit / 2.0)
+        !self.is_read_whole(disk)
+            && !disk.is_sweeping()
+            && self.look(disk).wants_sweep()
+            && !disk.is_under_way_everywhere()
     }
 
     /// What a cutover would take that is ordered now.
@@ -126,8 +117,8 @@ impl Engine {
             left += if disk.is_blind() { 0 } else { disk.dirty.len() };
             to_read += if self.is_read_whole(disk) {
                 bytes(disk.granules())
-            } else if !prepared && self.needs_pass(disk) {
-                bytes(disk.touched.len()).min(self.touched_by_a_pass(disk))
+            } else if !prepared && self.look(disk).needs_pass() {
+                bytes(disk.touched.len()).min(self.look(disk).after_a_pass())
             } else {
                 bytes(disk.touched.len())
             };
@@ -142,7 +133,7 @@ impl Engine {
         Forecast {
             backlog: bytes(left),
             change_rate,
-            send_rate: self.course.send_rate,
+            send_rate: self.send_rate(),
             epoch: if is_blind { self.course.took } else { self.course.lag },
             to_read,
             read_rate: self.read_rate(),
@@ -155,7 +146,7 @@ impl Engine {
     pub(super) fn is_prepared(&self) -> bool {
         let limit = self.config.cutover.max_pause_seconds;
         let reads =
-            self.disks.iter().any(|disk| !self.is_read_whole(disk) && self.is_much_touched(disk));
+            self.disks.iter().any(|disk| !self.is_read_whole(disk) && self.look(disk).is_helped());
         !reads && self.check_takes() <= limit
     }
 
@@ -227,7 +218,7 @@ impl Engine {
         }
         for index in 0..self.disks.len() {
             let disk = &self.disks[index];
-            let is_due = self.needs_pass(disk);
+            let is_due = self.look(disk).needs_pass();
             let (is_sweeping, is_trusted) = (disk.is_sweeping(), disk.distrust.is_none());
             if disk.is_blind() || (is_trusted && !is_due) || !(is_sweeping || is_trusted) {
                 continue;

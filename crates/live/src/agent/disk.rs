@@ -83,6 +83,8 @@ pub(super) struct DiskSync {
     /// When that was.
     touched_since: Instant,
     sweep: Option<Sweep>,
+    /// Granules that were written during the last sweep.
+    pub(super) left_by_sweep: Option<u64>,
     /// Why tracking since then is not trusted.
     pub(super) distrust: Option<String>,
     /// Passes over the whole disk that an audit asked for and that were in vain.
@@ -154,6 +156,7 @@ impl DiskSync {
             touched: GranuleSet::full(granules),
             touched_since: Instant::now(),
             sweep: None,
+            left_by_sweep: None,
             distrust: None,
             vain_rescans: 0,
             base: audit.clone(),
@@ -218,6 +221,7 @@ impl DiskSync {
         if let Some(sweep) =
             self.sweep.take_if(|sweep| sweep.rest.is_empty() && sweep.open.is_empty())
         {
+            self.left_by_sweep = Some(sweep.touched.len());
             self.touched = sweep.touched;
             self.touched_since = sweep.begun;
             self.base = sweep.base;
@@ -231,6 +235,7 @@ impl DiskSync {
         self.touched = self.under_way.all();
         self.touched_since = Instant::now();
         self.sweep = None;
+        self.left_by_sweep = None;
         self.base = self.audit.clone();
         self.distrust = None;
         self.dirty = GranuleSet::full(self.granules());
@@ -271,6 +276,11 @@ impl DiskSync {
     /// Whether every granule counts as written since the last whole pass, as where there was none.
     pub(super) fn is_touched_everywhere(&self) -> bool {
         self.touched.len() == self.granules()
+    }
+
+    /// Whether a pass that begins now would end with as much.
+    pub(super) fn is_under_way_everywhere(&self) -> bool {
+        self.is_touched_everywhere() && self.under_way.all().len() == self.granules()
     }
 
     /// Seconds since the pass began that [`Self::touched`] is about.

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 const VAIN_RESCANS: u32 = 2;
 /// Epochs without complaint after which rescans may be asked for again.
 const CALM: u32 = 20;
+/// Bytes that say how fast a disk is read: with fewer, most of the time goes elsewhere.
+const MUCH: u64 = 16 << 20;
 /// An epoch that takes less is close behind.
 const CLOSE: Duration = Duration::from_secs(5);
 /// An epoch that takes less than this of the one before brings the target nearer.
@@ -221,7 +223,7 @@ impl Engine {
         course.marked += epoch.marked * GRANULE;
         course.change.at(Instant::now(), course.marked);
         // The line limits what is sent, and the disk what is only compared.
-        if read >= 1 << 20 && epoch.sent * GRANULE <= read / 8 {
+        if read >= MUCH && epoch.sent * GRANULE <= read / 8 {
             follow(&mut course.read_rate, read as f64 / seconds);
         }
         let is_sending = epoch.sent >= backlog / 2;

@@ -11,6 +11,8 @@ const MEMORY: Duration = Duration::from_secs(20);
 
 /// Bytes per second that an ordinary disk reads, until it is known better.
 pub(super) const USUAL_READ_RATE: f64 = 200e6;
+/// Bytes per second that an ordinary line carries, until it is known better.
+pub(super) const USUAL_SEND_RATE: f64 = 12.5e6;
 
 /// Running totals.
 #[derive(Debug, Default)]

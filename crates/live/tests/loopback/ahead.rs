@@ -74,6 +74,21 @@ async fn a_cutover_that_is_prepared_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_goes_on_with_little_to_send_gets_ready() {
+    let scene = Scene::small().await;
+    let agent = scene.start();
+    scene.following().await;
+    agent.kill().await;
+    let agent = scene.start();
+    scene.following().await;
+    scene.machine.disks[0].write(2 * MIB as u64, &noise(8, 10));
+    scene.until("sent", |report| report.totals.resent_granules > 0).await;
+    scene.until("ready", |report| report.state == State::Ready).await;
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_ordered_while_a_cutover_is_prepared_counts() {
     let scene = Scene::small().await;
     let platter = scene.platter(0);
