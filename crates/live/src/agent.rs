@@ -31,6 +31,7 @@ mod sweeping;
 #[cfg(test)]
 mod testing;
 mod under_way;
+mod workshop;
 
 pub use board::AgentObserver;
 pub use cleanup::{Cleaned, Remains, cleanup, remains};

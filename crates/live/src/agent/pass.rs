@@ -6,6 +6,7 @@ use super::level::Level;
 use super::link::Link;
 use super::meter::Meter;
 use super::prepare::{self, PIECE, PackedBatch, Prepared};
+use super::workshop::Workshops;
 use crate::granule::GranuleSet;
 use crate::ledger::Known;
 use crate::pace::Throttle;
@@ -29,6 +30,7 @@ pub(super) struct Sender {
     pub(super) meter: Arc<Meter>,
     threads: Arc<Semaphore>,
     pieces: Arc<Semaphore>,
+    workshops: Arc<Workshops>,
     level: Arc<Level>,
 }
 
@@ -53,6 +55,7 @@ impl Sender {
             meter,
             threads: Arc::new(Semaphore::new(threads)),
             pieces: Arc::new(Semaphore::new(PIECES)),
+            workshops: Arc::default(),
             level: Arc::default(),
         }
     }
@@ -147,7 +150,13 @@ impl Sender {
         let _thread = self.threads.acquire().await;
         let (disk, level) = (Arc::clone(disk), self.level.now());
         let blocks = references.then(|| Arc::clone(&self.blocks));
-        let work = move || prepare::piece(&disk, blocks.as_deref(), run, level);
+        let workshops = Arc::clone(&self.workshops);
+        let work = move || {
+            let mut workshop = workshops.take()?;
+            let prepared = prepare::piece(&disk, blocks.as_deref(), run, level, &mut workshop)?;
+            workshops.give_back(workshop);
+            Ok(prepared)
+        };
         let joined = tokio::task::spawn_blocking(work).await;
         joined.map_err(|error| {
             Error::new(Kind::Internal, format!("a reading thread died: {error}"))

@@ -2,11 +2,11 @@
 
 use super::blocks::Blocks;
 use super::disk::{Shared, is_same};
+use super::workshop::{Press, Workshop};
 use crate::granule::{bytes_of, granules_in};
 use crate::ledger::{Known, leaf_of};
 use crate::wire::{BATCH_GRANULES, Entry};
-use carreto_block::AlignedBuf;
-use carreto_error::{Error, Kind, Result};
+use carreto_error::Result;
 use std::time::{Duration, Instant};
 
 /// Granules of a piece: 4 MiB.
@@ -51,13 +51,15 @@ pub(super) fn piece(
     blocks: Option<&Blocks>,
     (start, end): (u64, u64),
     level: i32,
+    workshop: &mut Workshop,
 ) -> Result<Prepared> {
     let begun = Instant::now();
     let end = end.min(granules_in(disk.size));
     let (first, last) = (bytes_of(start, disk.size), bytes_of(end.saturating_sub(1), disk.size));
     let len = usize::try_from(last.end().saturating_sub(first.start())).unwrap_or(0);
-    let mut buffer = AlignedBuf::zeroed(len)?;
-    disk.reader.read_local(first.start(), &mut buffer)?;
+    let Workshop { buffer, press } = workshop;
+    buffer.set_len(len)?;
+    disk.reader.read_local(first.start(), buffer)?;
     let mut prepared = Prepared { read: len as u64, ..Prepared::default() };
     let mut changed: Vec<(Entry, &[u8])> = Vec::new();
     for granule in start..end {
@@ -67,7 +69,7 @@ pub(super) fn piece(
         look(disk, granule, bytes, &mut prepared, &mut changed);
     }
     for entries in changed.chunks(BATCH_GRANULES) {
-        prepared.batches.push(pack(disk, blocks, entries, level)?);
+        prepared.batches.push(pack(disk, blocks, entries, level, press)?);
     }
     prepared.took = begun.elapsed();
     Ok(prepared)
@@ -105,6 +107,7 @@ fn pack(
     blocks: Option<&Blocks>,
     changed: &[(Entry, &[u8])],
     level: i32,
+    press: &mut Press,
 ) -> Result<PackedBatch> {
     let mut batch = PackedBatch {
         entries: Vec::with_capacity(changed.len()),
@@ -114,23 +117,19 @@ fn pack(
         data: 0,
         referenced: 0,
     };
-    let mut plain = Vec::new();
+    press.plain.clear();
     for (entry, bytes) in changed {
         let content = Blocks::content_of(bytes);
         let here = (disk.number, entry.granule);
         let same_as = blocks.and_then(|blocks| blocks.find(content)).filter(|found| *found != here);
         match same_as {
             Some(_) => batch.referenced += bytes.len() as u64,
-            None => plain.extend_from_slice(bytes),
+            None => press.plain.extend_from_slice(bytes),
         }
         batch.entries.push(Entry { same_as, ..*entry });
         batch.contents.push(content);
     }
-    batch.data = plain.len() as u64;
-    let packed = zstd::bulk::compress(&plain, level)
-        .map_err(|error| Error::new(Kind::Internal, format!("zstd: {error}")))?;
-    // What does not shrink by a sixteenth is not worth the receiver's time.
-    batch.packed = packed.len() < plain.len() - plain.len() / 16;
-    batch.payload = if batch.packed { packed } else { plain };
+    batch.data = press.plain.len() as u64;
+    (batch.payload, batch.packed) = press.payload(level)?;
     Ok(batch)
 }
