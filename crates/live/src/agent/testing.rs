@@ -2,6 +2,7 @@
 
 use super::config::AgentConfig;
 use super::machine::{Freezing, Machine, MachineDisk};
+use crate::granule::GranuleSet;
 use crate::track::{Attached, TrackedDisk, TrackerChoice};
 use crate::trust::{Fingerprint, JoinToken, Secret};
 use carreto_block::{ByteRange, LocalRead};
@@ -9,6 +10,15 @@ use carreto_error::{Error, Kind, Result};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// `members` among the `count` granules of a disk.
+pub(super) fn set_of(count: u64, members: &[u64]) -> GranuleSet {
+    let mut set = GranuleSet::empty(count);
+    for granule in members {
+        set.insert(*granule);
+    }
+    set
+}
 
 /// Disks of bytes that nobody writes.
 #[derive(Debug, Default)]

@@ -49,9 +49,11 @@ impl UnderWay {
         if in_flight > 0 && self.since.elapsed() < LONG {
             return;
         }
-        let empty = GranuleSet::empty(self.now.capacity());
-        self.before = std::mem::replace(&mut self.now, empty);
-        if in_flight == 0 {
+        // On a large disk that rests, the sets are not made anew each time.
+        if !(self.now.is_empty() && self.before.is_empty()) {
+            self.before = self.now.take();
+        }
+        if in_flight == 0 && !self.unended.is_empty() {
             self.unended = GranuleSet::empty(self.now.capacity());
         }
         self.since = Instant::now();
@@ -69,16 +71,10 @@ impl UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing::set_of;
 
     fn drained(dirty: &[u64], incomplete: &[u64]) -> Drained {
-        let set = |granules: &[u64]| {
-            let mut set = GranuleSet::empty(100);
-            for granule in granules {
-                set.insert(*granule);
-            }
-            set
-        };
-        Drained { dirty: set(dirty), incomplete: set(incomplete) }
+        Drained { dirty: set_of(100, dirty), incomplete: set_of(100, incomplete) }
     }
 
     fn all(under_way: &UnderWay) -> Vec<u64> {

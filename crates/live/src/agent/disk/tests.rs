@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::agent::machine::Machine as _;
-use crate::agent::testing::Fake;
+use crate::agent::testing::{Fake, set_of};
 use crate::granule::GRANULE;
 use crate::track::{Attached, Drained, TrackedCounts};
 
@@ -57,15 +57,8 @@ impl Tracker for Marks {
 
     fn drain(&mut self) -> Result<Drained> {
         let mut next = self.0.lock().expect("sound");
-        let set = |granules: Vec<u64>| {
-            let mut set = GranuleSet::empty(ALL);
-            for granule in granules {
-                set.insert(granule);
-            }
-            set
-        };
-        let dirty = set(std::mem::take(&mut next.dirty));
-        let incomplete = set(std::mem::take(&mut next.incomplete));
+        let dirty = set_of(ALL, &std::mem::take(&mut next.dirty));
+        let incomplete = set_of(ALL, &std::mem::take(&mut next.incomplete));
         Ok(Drained { dirty, incomplete })
     }
 
