@@ -111,7 +111,8 @@ pub enum Control {
     },
     /// What was read back is what the ledger says.
     Checked {
-        /// Hex BLAKE3 of each disk; none where something is left, as they take long.
+        /// Hex BLAKE3 of each disk, which take long: none where a part was asked for and
+        /// something is left.
         roots: Vec<String>,
         /// Granules that were not read back since they were written.
         #[serde(default)]

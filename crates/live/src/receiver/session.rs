@@ -407,19 +407,18 @@ impl Conversation<'_> {
     async fn check(&mut self, everything: bool, most: Option<u64>) -> Result<()> {
         let disks = self.session.disks()?;
         let progress = check::CheckProgress::default();
-        let left = || disks.iter().map(|disk| disk.book().written.len()).sum();
         let work = async {
             for disk in disks.iter() {
                 disk.flush_for_reading().await?;
             }
-            let (begun, most) = (Instant::now(), most.unwrap_or(u64::MAX));
-            let mut room = most;
+            let (begun, mut read) = (Instant::now(), 0);
             for disk in disks.iter() {
-                room -= check::some(disk, everything, room, &progress).await?;
+                let room = most.unwrap_or(u64::MAX) - read;
+                read += check::some(disk, everything, room, &progress).await?;
             }
-            let (left, read) = (left(), most - room);
             let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let roots = if left == 0 || most == u64::MAX {
+            let left = disks.iter().map(|disk| disk.book().written.len()).sum();
+            let roots = if left == 0 || most.is_none() {
                 let disks = Arc::clone(&disks);
                 blocking(move || commit::roots(&disks)).await?
             } else {
