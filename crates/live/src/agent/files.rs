@@ -161,3 +161,28 @@ impl RunFolder {
         write_whole(&self.0.join("state.json"), &text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_looks_keeps_no_agent_from_starting() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = RunFolder::at(parent.path().join("run"));
+        folder.make().expect("made");
+        drop(folder.take().expect("nobody has it"));
+        let looker = File::open(folder.lock()).expect("a lock");
+        flock(&looker, FlockOperation::NonBlockingLockShared).expect("nobody has it");
+        let looking = std::thread::spawn(move || {
+            std::thread::sleep(LOOK * 2);
+            drop(looker);
+        });
+        let held = folder.take().expect("the look ends");
+        looking.join().expect("it ended");
+        assert!(folder.is_taken());
+        assert_eq!(folder.take().expect_err("an agent runs").kind(), Kind::Locked);
+        drop(held);
+        assert!(!folder.is_taken());
+    }
+}
