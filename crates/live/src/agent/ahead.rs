@@ -6,9 +6,9 @@
 use super::disk::DiskSync;
 use super::epoch::{SHRINKS, follow};
 use super::link::{Heard, Link, unexpected};
-use super::meter::{Forecast, USUAL_READ_RATE, USUAL_SEND_RATE};
+use super::meter::{Forecast, TELLING, USUAL_READ_RATE, USUAL_SEND_RATE};
 use super::run::Engine;
-use super::sweeping::Look;
+use super::sweeping::PassFacts;
 use crate::granule::GRANULE;
 use crate::wire::Control;
 use carreto_error::{Error, Kind, Result};
@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 
 /// Seconds that the receiver may read back before the next epoch.
 const SLICE: f64 = 5.0;
-/// Granules read back that say how fast that is. As many are always asked for, so that what was
-/// slow once is found to be fast again.
-const TELLING: u64 = 256;
 /// Seconds that a sweep may add to an epoch.
 const SWEEP: f64 = 1.0;
 /// Epochs that make the rest small before a freeze: so many in any case, and so many at most.
@@ -31,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(5);
 
 fn bytes(granules: u64) -> f64 {
-    (granules * GRANULE) as f64
+    granules as f64 * GRANULE as f64
 }
 
 /// Granules that take `seconds` at `rate`.
@@ -80,9 +77,9 @@ impl Engine {
         self.config.cutover.strict || disk.is_blind() || disk.distrust.is_some()
     }
 
-    fn look(&self, disk: &DiskSync) -> Look {
+    fn pass_facts(&self, disk: &DiskSync) -> PassFacts {
         let read_again = self.disks.iter().filter(|disk| !self.is_read_whole(disk)).count();
-        Look {
+        PassFacts {
             size: bytes(disk.granules()),
             touched: bytes(disk.touched.len()),
             is_everywhere: disk.is_touched_everywhere(),
@@ -98,7 +95,7 @@ impl Engine {
     fn wants_sweep(&self, disk: &DiskSync) -> bool {
         !self.is_read_whole(disk)
             && !disk.is_sweeping()
-            && self.look(disk).wants_sweep()
+            && self.pass_facts(disk).wants_sweep()
             && !disk.is_under_way_everywhere()
     }
 
@@ -110,24 +107,25 @@ impl Engine {
     /// What a cutover takes; `prepared` if nothing is done before the freeze any more.
     fn foresee(&self, prepared: bool) -> Forecast {
         let strict = self.config.cutover.strict;
-        let (mut left, mut all, mut to_read) = (0, 0, 0.0);
+        let all = self.granules();
+        let (mut left, mut to_read) = (0, 0.0);
         for disk in &self.disks {
-            all += disk.granules();
             // What a blind one sends is known only once it is read.
             left += if disk.is_blind() { 0 } else { disk.dirty.len() };
+            let facts = self.pass_facts(disk);
             to_read += if self.is_read_whole(disk) {
-                bytes(disk.granules())
-            } else if !prepared && self.look(disk).needs_pass() {
-                bytes(disk.touched.len()).min(self.look(disk).after_a_pass())
+                facts.size
+            } else if !prepared && facts.needs_pass() {
+                facts.touched.min(facts.after_a_pass())
             } else {
-                bytes(disk.touched.len())
+                facts.touched
             };
         }
         // What changes while a blind disk is read is found only when it is read again.
         let is_blind = self.disks.iter().any(DiskSync::is_blind);
         let (change_rate, check_rate) = (self.course.change.value(), self.check_rate());
         // The rest is read back before the freeze, and what is sent meanwhile during it.
-        let unchecked = bytes(self.course.unchecked.min(all));
+        let unchecked = bytes(self.course.unchecked);
         let meanwhile = change_rate * (unchecked / check_rate).min(SLICE);
         let to_check = if prepared { unchecked } else { unchecked.min(meanwhile) };
         Forecast {
@@ -145,8 +143,10 @@ impl Engine {
     /// Whether hardly anything is to be done between the order to cut over and the freeze.
     pub(super) fn is_prepared(&self) -> bool {
         let limit = self.config.cutover.max_pause_seconds;
-        let reads =
-            self.disks.iter().any(|disk| !self.is_read_whole(disk) && self.look(disk).is_helped());
+        let reads = self
+            .disks
+            .iter()
+            .any(|disk| !self.is_read_whole(disk) && self.pass_facts(disk).is_helped());
         !reads && self.check_takes() <= limit
     }
 
@@ -160,7 +160,7 @@ impl Engine {
             }
         }
         let limit = self.config.cutover.max_pause_seconds;
-        if self.course.reading_back.look(self.check_takes(), limit) {
+        if self.course.reading_back.begin_if_due(self.check_takes(), limit) {
             self.board.note("the receiver reads back what it wrote, ahead of a cutover");
         }
         if !self.course.reading_back.is_active() {
@@ -180,7 +180,6 @@ impl Engine {
     pub(super) async fn approach(&mut self, link: &Link, strict: bool) -> Result<()> {
         self.board.note("a cutover is being prepared");
         self.preparing("what changed is sent");
-        self.course.looked = None;
         self.look_at_disks().await?;
         self.expect_free_run_folder().await?;
         self.disks.iter_mut().try_for_each(DiskSync::expect_counters)?;
@@ -218,7 +217,7 @@ impl Engine {
         }
         for index in 0..self.disks.len() {
             let disk = &self.disks[index];
-            let is_due = self.look(disk).needs_pass();
+            let is_due = self.pass_facts(disk).needs_pass();
             let (is_sweeping, is_trusted) = (disk.is_sweeping(), disk.distrust.is_none());
             if disk.is_blind() || (is_trusted && !is_due) || !(is_sweeping || is_trusted) {
                 continue;
@@ -238,7 +237,7 @@ impl Engine {
         let mut before = u64::MAX;
         loop {
             self.give_up_if_asked()?;
-            let left = self.course.unchecked.saturating_mul(GRANULE) / 1_000_000;
+            let left = self.course.unchecked * GRANULE / 1_000_000;
             self.preparing(&format!("the receiver reads back what it wrote, {left} MB are left"));
             self.read_back(link).await?;
             if self.course.unchecked == 0 || self.course.unchecked >= before {
@@ -271,6 +270,7 @@ impl Engine {
 
     /// Has the receiver read back some of what it has not yet.
     pub(super) async fn read_back(&mut self, link: &Link) -> Result<()> {
+        // Enough to learn from, so that what was slow once is found to be fast again.
         let most = granules_within(SLICE, self.check_rate()).max(TELLING);
         self.check_targets(link, false, Some(most)).await.map(|_| ())
     }
@@ -304,7 +304,7 @@ impl Engine {
             match heard {
                 Heard::Control(Control::Ping | Control::Checking { .. }) => {}
                 Heard::Control(Control::Checked { roots, left, read, millis }) => {
-                    self.course.unchecked = left;
+                    self.course.unchecked = left.min(self.granules());
                     if read >= TELLING {
                         let seconds = (millis as f64 / 1000.0).max(0.001);
                         follow(&mut self.course.check_rate, bytes(read) / seconds);
@@ -317,14 +317,19 @@ impl Engine {
         }
     }
 
-    /// Tells at once when a disk comes, goes or grows, and not only when a cutover is refused.
+    /// Tells at times when a disk comes, goes or grows, and not only when a cutover is refused.
+    pub(super) async fn look_at_disks_at_times(&mut self) {
+        if self.course.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            // It is shown, and refuses the cutover.
+            let _ = self.look_at_disks().await;
+        }
+    }
+
+    /// Shows whether a disk came, went or grew.
     ///
     /// # Errors
-    /// The reason for which it would be refused.
-    pub(super) async fn look_at_disks(&mut self) -> Result<()> {
-        if self.course.looked.is_some_and(|at| at.elapsed() < LOOK) {
-            return Ok(());
-        }
+    /// That one did, for which a cutover is refused.
+    async fn look_at_disks(&mut self) -> Result<()> {
         self.course.looked = Some(Instant::now());
         let outcome = self.expect_same_disks().await;
         self.board.warn(outcome.as_ref().err().map(refusal));

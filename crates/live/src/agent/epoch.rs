@@ -2,7 +2,7 @@
 
 use super::disk::DiskSync;
 use super::link::Link;
-use super::meter::{Forecast, Rate};
+use super::meter::{Forecast, Rate, TELLING};
 use super::pass::Passed;
 use super::reading_back::ReadingBack;
 use super::run::Engine;
@@ -18,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 const VAIN_RESCANS: u32 = 2;
 /// Epochs without complaint after which rescans may be asked for again.
 const CALM: u32 = 20;
-/// Bytes that say how fast a disk is read: with fewer, most of the time goes elsewhere.
-const MUCH: u64 = 16 << 20;
 /// An epoch that takes less is close behind.
 const CLOSE: Duration = Duration::from_secs(5);
 /// An epoch that takes less than this of the one before brings the target nearer.
@@ -52,7 +50,7 @@ pub(super) struct Course {
     pub(super) reading_back: ReadingBack,
     /// Before this, nothing is cut over that nobody ordered.
     pub(super) put_off: Option<Instant>,
-    /// Nor at any time.
+    /// No cutover begins that nobody orders: the operator gave one up.
     pub(super) is_held_back: bool,
     /// When the source's disks were looked for.
     pub(super) looked: Option<Instant>,
@@ -115,13 +113,17 @@ impl Engine {
             stopped: passed.iter().any(|passed| passed.stopped),
             took,
         };
-        let all: u64 = self.disks.iter().map(DiskSync::granules).sum();
-        self.course.unchecked = self.course.unchecked.saturating_add(epoch.sent).min(all);
+        self.course.unchecked = (self.course.unchecked + epoch.sent).min(self.granules());
         let read = self.sender.meter.read.load(Ordering::Relaxed) - before;
         self.learn(&epoch, backlog, read);
         self.board.wire(link.sent());
         self.board.disks(&self.disks);
         Ok(epoch)
+    }
+
+    /// Granules of all disks.
+    pub(super) fn granules(&self) -> u64 {
+        self.disks.iter().map(DiskSync::granules).sum()
     }
 
     /// Gives how many granules were marked.
@@ -223,7 +225,7 @@ impl Engine {
         course.marked += epoch.marked * GRANULE;
         course.change.at(Instant::now(), course.marked);
         // The line limits what is sent, and the disk what is only compared.
-        if read >= MUCH && epoch.sent * GRANULE <= read / 8 {
+        if read >= TELLING * GRANULE && epoch.sent * GRANULE <= read / 8 {
             follow(&mut course.read_rate, read as f64 / seconds);
         }
         let is_sending = epoch.sent >= backlog / 2;

@@ -14,6 +14,9 @@ pub(super) const USUAL_READ_RATE: f64 = 200e6;
 /// Bytes per second that an ordinary line carries, until it is known better.
 pub(super) const USUAL_SEND_RATE: f64 = 12.5e6;
 
+/// Granules that say how fast a disk is read: with fewer, most of the time goes elsewhere.
+pub(super) const TELLING: u64 = 256;
+
 /// Running totals.
 #[derive(Debug, Default)]
 pub(super) struct Meter {

@@ -26,7 +26,7 @@ impl ReadingBack {
 
     /// Begins where reading back what is left `takes` a good part of the pause that is allowed,
     /// `limit`. Gives whether this is the first time.
-    pub(super) fn look(&mut self, takes: f64, limit: f64) -> bool {
+    pub(super) fn begin_if_due(&mut self, takes: f64, limit: f64) -> bool {
         let rested = self.ended.is_none_or(|at| at.elapsed().as_secs_f64() > takes * REST);
         let is_due = takes > limit / 2.0 || (takes > limit / 4.0 && rested);
         let is_first = !self.is_active && self.ended.is_none() && is_due;
@@ -57,27 +57,27 @@ mod tests {
     #[test]
     fn it_goes_on_until_hardly_anything_is_left() {
         let mut reading = ReadingBack::new();
-        assert!(!reading.look(3.9, LIMIT) && !reading.is_active());
-        assert!(reading.look(4.1, LIMIT) && reading.is_active());
+        assert!(!reading.begin_if_due(3.9, LIMIT) && !reading.is_active());
+        assert!(reading.begin_if_due(4.1, LIMIT) && reading.is_active());
         for takes in [3.0, 1.1] {
             reading.did_some(takes, LIMIT);
-            assert!(!reading.look(takes, LIMIT) && reading.is_active());
+            assert!(!reading.begin_if_due(takes, LIMIT) && reading.is_active());
         }
         reading.did_some(1.0, LIMIT);
-        assert!(!reading.is_active() && !reading.look(4.1, LIMIT) && !reading.is_active());
+        assert!(!reading.is_active() && !reading.begin_if_due(4.1, LIMIT) && !reading.is_active());
     }
 
     #[test]
     fn what_is_written_all_the_time_is_read_back_at_times() {
         let mut reading = rested(19);
-        assert!(!reading.look(5.0, LIMIT) && !reading.is_active());
+        assert!(!reading.begin_if_due(5.0, LIMIT) && !reading.is_active());
         let mut reading = rested(21);
-        assert!(!reading.look(5.0, LIMIT) && reading.is_active(), "not told again");
+        assert!(!reading.begin_if_due(5.0, LIMIT) && reading.is_active(), "not told again");
     }
 
     #[test]
     fn a_cutover_that_would_have_to_wait_for_it_ends_the_rest() {
         let mut reading = rested(1);
-        assert!(!reading.look(8.1, LIMIT) && reading.is_active());
+        assert!(!reading.begin_if_due(8.1, LIMIT) && reading.is_active());
     }
 }

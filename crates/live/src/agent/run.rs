@@ -276,7 +276,7 @@ impl Engine {
         resume::disks(&link, &mut self.disks, *first_time).await?;
         *first_time = false;
         // What the receiver did not read back in an earlier session, it has to in this one.
-        self.course.unchecked = self.disks.iter().map(DiskSync::granules).sum();
+        self.course.unchecked = self.granules();
         self.course.reading_back = ReadingBack::new();
         if !std::mem::take(&mut self.rolled_back) {
             self.board.explain(None);
@@ -351,8 +351,7 @@ impl Engine {
                 continue;
             }
             self.establish();
-            // It is shown, and refuses the cutover.
-            let _ = self.look_at_disks().await;
+            self.look_at_disks_at_times().await;
             if self.wants_cutover() {
                 if let Some(outcome) = self.try_cutover(link).await? {
                     return Ok(outcome);
@@ -407,33 +406,36 @@ impl Engine {
         });
         match outcome {
             Ok(certificate) => Ok(certificate.map(Outcome::Committed)),
-            Err(error) => {
-                // What the operator gave up is no failure, nor is what the state tells all the time.
-                let is_failure = error.kind() != Kind::Cancelled && !self.board.is_warned();
-                self.failed_cutovers += u32::from(is_failure);
-                let wait = RETRY.0 * RETRY.1.saturating_pow(self.failed_cutovers.saturating_sub(1));
-                self.course.put_off = Some(Instant::now() + wait);
-                self.board.explain(Some(&error));
-                // Whoever waits for the end sees the reason with the count.
-                self.sender.meter.counts().failed_cutovers += 1;
-                self.board.enter(State::RolledBack);
-                self.save();
-                let is_last = is_failure
-                    && self.config.cutover.when == When::Ready
-                    && self.failed_cutovers >= ATTEMPTS;
-                self.gave_up |= is_last && error.kind() != Kind::Unavailable;
-                if self.gave_up {
-                    return Err(error);
-                }
-                if error.kind() != Kind::Cancelled && link.check().is_ok() {
-                    // What a pass had begun may still arrive, and what this end believes of the
-                    // target may be wrong: on a new link both find out.
-                    link.abandon("the cutover failed");
-                    self.rolled_back = true;
-                }
-                link.check().map(|()| None)
-            }
+            Err(error) => self.cutover_failed(link, error).map(|()| None),
         }
+    }
+
+    /// # Errors
+    /// `error` where no other cutover is to be tried; the end of the link.
+    fn cutover_failed(&mut self, link: &Link, error: Error) -> Result<()> {
+        // What the operator gave up is no failure, nor is what the state tells all the time.
+        let is_failure = error.kind() != Kind::Cancelled && !self.board.is_warned();
+        self.failed_cutovers += u32::from(is_failure);
+        self.course.put_off = Some(Instant::now() + retry_after(self.failed_cutovers));
+        self.board.explain(Some(&error));
+        // Whoever waits for the end sees the reason with the count.
+        self.sender.meter.counts().failed_cutovers += 1;
+        self.board.enter(State::RolledBack);
+        self.save();
+        let is_last = is_failure
+            && self.config.cutover.when == When::Ready
+            && self.failed_cutovers >= ATTEMPTS;
+        self.gave_up |= is_last && error.kind() != Kind::Unavailable;
+        if self.gave_up {
+            return Err(error);
+        }
+        if error.kind() != Kind::Cancelled && link.check().is_ok() {
+            // What a pass had begun may still arrive, and what this end believes of the target may
+            // be wrong: on a new link both find out.
+            link.abandon("the cutover failed");
+            self.rolled_back = true;
+        }
+        link.check()
     }
 
     /// After a cutover that was ordered to be given up none begins by itself, until one is ordered.
@@ -483,6 +485,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// How long none is tried by itself after so many `failed` ones.
+fn retry_after(failed: u32) -> Duration {
+    RETRY.0 * RETRY.1.pow(failed.clamp(1, ATTEMPTS) - 1)
 }
 
 /// Breaks the link when it keeps the agent from ending as it was told.

@@ -13,7 +13,7 @@ const HELPS: f64 = 0.75;
 
 /// What is known of a disk. Sizes are in bytes, times in seconds, rates in bytes per second.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct PassFacts {
     pub(super) size: f64,
     /// Written since the last whole pass began.
     pub(super) touched: f64,
@@ -30,7 +30,7 @@ pub(super) struct Look {
     pub(super) share: f64,
 }
 
-impl Look {
+impl PassFacts {
     fn takes(&self) -> f64 {
         self.size / self.read_rate
     }
@@ -76,8 +76,8 @@ mod tests {
     const GB: f64 = 1e9;
 
     /// 100 GB that take 500 s, of which 15 s may be read again in the pause.
-    fn look(touched: f64, since: f64) -> Look {
-        Look {
+    fn facts(touched: f64, since: f64) -> PassFacts {
+        PassFacts {
             size: 100.0 * GB,
             touched: touched * GB,
             is_everywhere: false,
@@ -91,31 +91,31 @@ mod tests {
 
     #[test]
     fn what_was_written_over_a_long_time_is_made_less_by_a_pass() {
-        assert!(!look(2.9, 9000.0).wants_sweep(), "it takes less than 15 s");
-        assert!(look(20.0, 9000.0).wants_sweep() && look(20.0, 9000.0).needs_pass());
-        assert!(!look(20.0, 1900.0).wants_sweep(), "the last pass was made just now");
-        let first = Look { is_everywhere: true, ..look(100.0, 0.0) };
+        assert!(!facts(2.9, 9000.0).wants_sweep(), "it takes less than 15 s");
+        assert!(facts(20.0, 9000.0).wants_sweep() && facts(20.0, 9000.0).needs_pass());
+        assert!(!facts(20.0, 1900.0).wants_sweep(), "the last pass was made just now");
+        let first = PassFacts { is_everywhere: true, ..facts(100.0, 0.0) };
         assert!(first.wants_sweep() && first.needs_pass());
     }
 
     #[test]
     fn what_is_written_again_and_again_is_swept_once() {
         // Nobody knows yet that it is always the same.
-        assert!(look(4.0, 2100.0).wants_sweep());
-        let swept = Look { left: Some(4.0 * GB), ..look(4.0, 2100.0) };
+        assert!(facts(4.0, 2100.0).wants_sweep());
+        let swept = PassFacts { left: Some(4.0 * GB), ..facts(4.0, 2100.0) };
         assert!(swept.is_much() && !swept.wants_sweep() && !swept.needs_pass());
         assert!((swept.after_a_pass() - 4.0 * GB).abs() < 1.0, "no pass makes the pause shorter");
         // It ended.
-        assert!(Look { change_rate: 0.0, ..swept }.wants_sweep());
+        assert!(PassFacts { change_rate: 0.0, ..swept }.wants_sweep());
         // It may be another load by now.
-        assert!(Look { since: 16_100.0, ..swept }.wants_sweep());
+        assert!(PassFacts { since: 16_100.0, ..swept }.wants_sweep());
         // More was written since, at other places.
-        assert!(Look { touched: 6.0 * GB, ..swept }.wants_sweep());
+        assert!(PassFacts { touched: 6.0 * GB, ..swept }.wants_sweep());
     }
 
     #[test]
     fn a_small_disk_is_read_in_the_pause_or_before_the_freeze() {
-        let look = Look { size: GB, is_everywhere: true, ..look(1.0, 0.0) };
-        assert!(!look.wants_sweep() && look.needs_pass());
+        let small = PassFacts { size: GB, is_everywhere: true, ..facts(1.0, 0.0) };
+        assert!(!small.wants_sweep() && small.needs_pass());
     }
 }

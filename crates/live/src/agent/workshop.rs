@@ -77,7 +77,7 @@ impl Workshops {
 
 impl std::fmt::Debug for Workshops {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Workshops")
+        f.debug_struct("Workshops").finish_non_exhaustive()
     }
 }
 
