@@ -237,10 +237,11 @@ impl Engine {
         self.save();
     }
 
-    fn end_asked_for(&self) -> Option<Outcome> {
+    fn end_asked_for(&mut self) -> Option<Outcome> {
         let wishes = self.orders.wishes();
         if wishes.abort && wishes.cutover.is_some() {
             self.board.note("the cutover that was asked for is given up");
+            self.hold_back_if_aborted();
             self.orders.change(|wishes| (wishes.cutover, wishes.abort) = (None, false));
             self.sender.meter.counts().failed_cutovers += 1;
         } else if wishes.abort {

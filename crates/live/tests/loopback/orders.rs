@@ -3,6 +3,7 @@
 use crate::scene::{MIB, Scene, noise};
 use carreto_error::Kind;
 use carreto_live::agent::{Order, Outcome, ask};
+use carreto_live::certificate::Mode;
 use carreto_live::state::State;
 use std::sync::atomic::Ordering;
 
@@ -119,6 +120,50 @@ async fn after_an_abort_no_cutover_begins_by_itself() {
     assert_eq!(scene.machine.freeze_count(), 0);
     scene.cut_over(false).await;
     scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_while_nothing_is_reached_holds_cutovers_back_too() {
+    let mut scene = Scene::small().await;
+    scene.settings = "[cutover]\nwhen = 'ready'\nafter = 'thaw'\n".to_owned();
+    scene.shut().await;
+    let agent = scene.start();
+    scene.until("stalled", |report| report.state == State::Stalled).await;
+    scene.cut_over(false).await;
+    scene.order(Order::Abort).await;
+    scene.until_told("no cutover begins by itself any more").await;
+    scene.serve().await;
+    scene.until("ready", |report| report.state == State::Ready).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(scene.machine.freeze_count(), 0);
+    scene.cut_over(false).await;
+    scene.finish(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_that_is_under_way_does_not_become_strict() {
+    let scene = Scene::small().await;
+    let platter = scene.platter(0);
+    let agent = scene.start();
+    scene.following().await;
+    let (held, hang) = tokio::sync::oneshot::channel();
+    let mut held = Some(held);
+    scene.machine.on_freeze(move || {
+        if let Some(held) = held.take() {
+            let _ = held.send(platter.hold_reads());
+        }
+    });
+    scene.machine.disks[0].write(2 * MIB as u64, b"something to check");
+    scene.cut_over(false).await;
+    let guard = hang.await.unwrap();
+    scene.until("frozen", |report| report.state.is_cutover()).await;
+    let refused = ask(&scene.run_folder(), Order::Cutover { strict: true }).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Usage);
+    assert!(refused.remedy().contains("carreto agent abort"), "{refused:?}");
+    scene.cut_over(false).await;
+    drop(guard);
+    let certificate = scene.finish(agent).await;
+    assert_eq!(certificate.statement().mode, Mode::Tracked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
